@@ -34,8 +34,9 @@ def put_many(store: SessionStore, records: list[Record]) -> list[bytes]:
         record._asdict() | {"digest": digest, "purge_hour": record.expires_at // 3600}
         for digest, record in zip(digests, records, strict=True)
     ]
-    with store.database.engine.begin() as connection:
-        connection.execute(sa.insert(store.table), rows)
+    if rows:
+        with store.database.engine.begin() as connection:
+            connection.execute(sa.insert(store.table), rows)
     return digests
 
 
