@@ -53,7 +53,7 @@ def purge(store: SessionStore, batch_size: int) -> None:
 @click.pass_obj
 def show(store: SessionStore) -> None:
     """Print the values of the session whose key is typed or piped in."""
-    session_key = click.get_text_stream("stdin").readline().strip()
+    session_key = sys.stdin.readline().strip()
     with _explained():
         values = store.read(session_key)
     if values is None:
