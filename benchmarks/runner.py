@@ -1,0 +1,174 @@
+"""One process for each contestant: built there, verified there, asked for one round at a time.
+
+A process of its own keeps Django's settings, caches, garbage and connections of one contestant away
+from the others; only one of them runs at any moment.
+"""
+
+import contextlib
+import gc
+import importlib
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import client, contestants
+from .client import WrongAnswer
+from .workloads import SMALL, WORKLOADS, Workload
+
+PATIENCE = 120.0  # seconds for one answer of a contestant
+WARM_UP = 12  # requests: more than the five after which psycopg prepares a statement
+
+
+class Unavailable(Exception):
+    """What the contestant needs is not installed."""
+
+
+class Runner:
+    """A contestant inside its own process."""
+
+    def __init__(self, name: str, url: str) -> None:
+        warnings.simplefilter("ignore")
+        self.app = contestants.build(name, url)
+        self.has_sessions = contestants.has_sessions(name)
+        self._cookies: dict[str, str] = {}
+
+    def verify(self, workload: str) -> None:
+        """Do *workload* once by hand and look at everything it should have done."""
+        verify(self.app, WORKLOADS[workload], self._cookie(WORKLOADS[workload]))
+
+    def run(self, workload: str, requests: int, budget: float) -> float:
+        """Return the microseconds of one request of *workload*."""
+        path, cookie = WORKLOADS[workload].path, self._cookie(WORKLOADS[workload])
+        client.timed(self.app, path, cookie, WARM_UP, budget / 10)
+        gc.collect()
+        return client.timed(self.app, path, cookie, requests, budget)
+
+    def cookies_set(self, workload: str) -> int:
+        """Return how many cookies one response of *workload* sets."""
+        asked = WORKLOADS[workload]
+        return len(client.get(self.app, asked.path, self._cookie(asked)).cookies)
+
+    def _cookie(self, workload: Workload) -> str | None:
+        if workload.seed is None:
+            return None
+        if not self.has_sessions:
+            return "sid=none"
+        if workload.seed not in self._cookies:
+            self._cookies[workload.seed] = client.seed(self.app, workload.seed)
+        return self._cookies[workload.seed]
+
+
+def verify(app: Any, workload: Workload, cookie: str | None) -> None:
+    """Refuse a contestant that does not do what *workload* asks for.
+
+    Raises:
+        WrongAnswer: what was wrong.
+    """
+    response = client.get(app, workload.path, cookie)
+    if not workload.touches:
+        _expect(response.body, "ok")
+    elif not workload.writes:
+        _expect(response.body, str(SMALL["locale"]))
+    elif cookie is None:
+        _expect(response.body, "1")
+        _expect(client.get(app, "/counter", client.session_cookie(response)).body, "1")
+    else:
+        _expect(client.get(app, "/counter", cookie).body, response.body)
+        _expect(client.get(app, workload.path, cookie).body, str(int(response.body) + 1))
+        _expect(client.get(app, "/counter", cookie).body, str(int(response.body) + 1))
+
+
+def _expect(seen: str, wanted: str) -> None:
+    if seen != wanted:
+        raise WrongAnswer(f"answered {seen!r} instead of {wanted!r}")
+
+
+class Contestant:
+    """The near end of a Runner: the same methods, asked over a pipe."""
+
+    def __init__(self, name: str, url: str, core: int | None = None, prepare: str | None = None) -> None:
+        """Start the process, on *core*; *prepare* is a `module:function` called there before anything."""
+        self.name = name
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, far = spawn.Pipe()
+        self._process = spawn.Process(target=serve, args=(far, name, url, core, prepare), daemon=True)
+        self._process.start()
+        far.close()
+        self._answer()
+
+    def verify(self, workload: str) -> None:
+        self._ask("verify", workload)
+
+    def run(self, workload: str, requests: int, budget: float) -> float:
+        return float(self._ask("run", workload, requests, budget))
+
+    def cookies_set(self, workload: str) -> int:
+        return int(self._ask("cookies_set", workload))
+
+    def taken(self) -> int:
+        """Return what the module named by *prepare* counted since the last call."""
+        return int(self._ask("taken"))
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(2)
+        self._process.kill()
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        self._pipe.send((method, arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        if not self._pipe.poll(PATIENCE):
+            self._process.kill()
+            raise WrongAnswer(f"no answer in {PATIENCE:.0f} s")
+        try:
+            error, value = self._pipe.recv()
+        except EOFError:
+            raise WrongAnswer("the process ended") from None
+        if error is not None:
+            raise error
+        return value
+
+
+@contextlib.contextmanager
+def running(name: str, url: str, core: int | None = None) -> Iterator[Contestant]:
+    """Give a Contestant that is stopped at the end."""
+    contestant = Contestant(name, url, core)
+    try:
+        yield contestant
+    finally:
+        contestant.stop()
+
+
+def serve(pipe: Connection, name: str, url: str, core: int | None, prepare: str | None) -> None:
+    """Build the contestant and answer until the pipe is closed."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    methods: dict[str, Any] = {}
+    try:
+        if prepare is not None:
+            module, _, function = prepare.partition(":")
+            methods["taken"] = getattr(importlib.import_module(module), function)()
+        runner = Runner(name, url)
+    except ImportError as error:
+        pipe.send((Unavailable(str(error)), None))
+        return
+    except Exception as error:
+        pipe.send((WrongAnswer(f"{type(error).__name__}: {error}"), None))
+        return
+    pipe.send((None, None))
+    _answer_all(pipe, runner, methods)
+
+
+def _answer_all(pipe: Connection, runner: Runner, methods: dict[str, Any]) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                pipe.send((None, (methods.get(method) or getattr(runner, method))(*arguments)))
+            except Exception as error:
+                pipe.send((WrongAnswer(f"{method} {arguments}: {type(error).__name__}: {error}"), None))
