@@ -1,38 +1,14 @@
 """The command: `python -m benchmarks [http | scale | lost]`."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from . import contestants, counts, measure, report, servers
-from .runner import Contestant
+from . import contestants, http, inprocess, lost, measure, scale, servers
+from .console import Skipped, finish
 from .workloads import WORKLOADS
-
-
-def say(line: str) -> None:
-    """Tell the person at the terminal; standard output is for the report."""
-    click.echo(line, err=True)
-
-
-@contextlib.contextmanager
-def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    """Give a function that advances a progress bar on standard error."""
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield bar.update
-
-
-def chosen(database: str) -> tuple[str, ...]:
-    """Return the kinds of database that an option asks for."""
-    return servers.DATABASES if database == "all" else (database,)
-
-
-def names_of(peers: bool) -> list[str]:
-    """Return the contestants that take part."""
-    return [*contestants.OWN, *(contestants.PEERS if peers else ())]
-
 
 database_option = click.option(
     "--database",
@@ -44,6 +20,20 @@ database_option = click.option(
 peers_option = click.option("--peers", is_flag=True, help="Measure Beaker, Flask-Session and Django too.")
 quick_option = click.option("--quick", is_flag=True, help="Fewer and shorter rounds: a look, not a result.")
 json_option = click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write JSON there.")
+
+
+def names_of(peers: bool) -> list[str]:
+    """Return the contestants that take part."""
+    return [*contestants.OWN, *(contestants.PEERS if peers else ())]
+
+
+def on_each(database: str, run: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the results of *run* by the kind of database; one that is not there is left out."""
+    results = {}
+    for kind in servers.DATABASES if database == "all" else (database,):
+        with contextlib.suppress(Skipped):
+            results[kind] = run(kind)
+    return results
 
 
 @click.group(invoke_without_command=True)
@@ -70,96 +60,48 @@ def main(
     """Measure sessionware inside one process, as ratios to a hand-written limit."""
     if context.invoked_subcommand is not None:
         return
-    pace = measure.QUICK if quick else measure.FULL
-    pace = measure.Pace(rounds or pace.rounds, pace.share, pace.budget)
+    pace = measure.pace(quick=quick, rounds=rounds)
     asked = [name for name in WORKLOADS if name in workloads or not workloads]
-    results = {}
-    for kind in chosen(database):
-        with contextlib.suppress(Skipped):
-            results[kind] = in_process(kind, names_of(peers), asked, pace, instructions)
+    names = names_of(peers)
+    results = on_each(database, lambda kind: inprocess.run(kind, names, asked, pace, callgrind=instructions))
     finish({"in_process": results}, json_file)
 
 
-class Skipped(Exception):
-    """A database is not there; the reason has been said."""
+@main.command("http")
+@database_option
+@peers_option
+@quick_option
+@click.option("--repetitions", type=click.IntRange(1, 100), default=3, show_default=True)
+@json_option
+def http_command(database: str, peers: bool, quick: bool, repetitions: int, json_file: str | None) -> None:
+    """Measure gunicorn under wrk: requests a second and p99, as shares of the limit."""
+    names, seconds = names_of(peers), 1 if quick else 3
+    results = on_each(database, lambda kind: http.run(kind, names, repetitions, seconds))
+    finish({"http": results}, json_file)
 
 
-@contextlib.contextmanager
-def database_of(kind: str, core: int | None = None) -> Iterator[servers.Database]:
-    """Give the database, or say why not and raise Skipped."""
-    try:
-        with servers.started(kind, core) as database:
-            yield database
-    except servers.ServerMissing as error:
-        say(f"{kind} is skipped: {error}")
-        raise Skipped from None
+@main.command("scale")
+@click.option(
+    "--database", type=click.Choice(["sqlite", "postgresql", "all"]), default="all", show_default=True
+)
+@click.option("--rows", default="100000,1000000", show_default=True, help="Table sizes, with commas between.")
+@json_option
+def scale_command(database: str, rows: str, json_file: str | None) -> None:
+    """Measure sessionware on many rows: lookup, save, list, purge and who waits for it."""
+    sizes = [int(size) for size in rows.split(",")]
+    kinds = "all" if database == "all" else database
+    results = on_each(kinds, lambda kind: scale.run(kind, sizes) if kind in scale.KINDS else {})
+    finish({"scale": results}, json_file)
 
 
-def in_process(
-    kind: str, names: Sequence[str], workloads: Sequence[str], pace: measure.Pace, instructions: bool
-) -> dict[str, Any]:
-    """Measure and count on one database; print the tables, return the values."""
-    core = measure.core_to_pin()
-    with database_of(kind, core) as database:
-        heading(database.version(), "one core for all" if core is not None else "not pinned")
-        samples, took_part = rounds_on(database, names, workloads, pace, core)
-        show_times(samples, took_part, workloads, kind)
-        counted = show_counts(database, took_part, workloads)
-        return {"version": database.version(), "times": report.result(samples), "counts": counted}
-
-
-def rounds_on(
-    database: servers.Database,
-    names: Sequence[str],
-    workloads: Sequence[str],
-    pace: measure.Pace,
-    core: int | None,
-) -> tuple[measure.Samples, list[str]]:
-    """Run all rounds on *database*; return the samples and who took part."""
-    ready: list[Contestant] = measure.start(names, database, core, say)
-    try:
-        taking_part = measure.verified(ready, workloads, say)
-        with progress(measure.steps(taking_part, pace), f"{database.kind}: rounds") as advance:
-            samples = measure.measure(taking_part, pace, advance)
-        return samples, [contestant.name for contestant in ready]
-    finally:
-        for contestant in ready:
-            contestant.stop()
-
-
-def heading(*parts: str) -> None:
-    """Begin a section of the report."""
-    click.echo(f"## {', '.join(parts)}\n")
-
-
-def show_times(samples: measure.Samples, names: Sequence[str], workloads: Sequence[str], kind: str) -> None:
-    """Print the tables of times."""
-    legend = "; ".join(f"{name} {WORKLOADS[name].title}" for name in workloads)
-    click.echo(f"{legend}.\n\nMicroseconds a request (**ratio to limit** [quartiles]):\n")
-    click.echo(report.times(samples, names, workloads, kind))
-    if {"W0", "W1"} & set(workloads):
-        click.echo("Microseconds above the same stack without sessions:\n")
-        click.echo(report.sessions_alone(samples, names, workloads))
-
-
-def show_counts(database: servers.Database, names: Sequence[str], workloads: Sequence[str]) -> dict[str, Any]:
-    """Count, print the table, return plain values."""
-    asked = counts.touching(workloads)
-    counted = counts.count_all(names, database, asked, say)
-    unit = "Statements" if database.kind == "sqlite" else "Round trips, bytes up/down"
-    click.echo(f"{unit} and cookies of one request:\n")
-    click.echo(report.table(["", *asked], counts.rows(counted, asked)))
-    return {
-        name: {workload: count.plain() for workload, count in by_workload.items()}
-        for name, by_workload in counted.items()
-    }
-
-
-def finish(content: dict[str, Any], json_file: str | None) -> None:
-    """Print the environment and write the JSON."""
-    click.echo("Versions: " + ", ".join(f"{name} {value}" for name, value in report.environment().items()))
-    if json_file:
-        report.write_json(json_file, content)
+@main.command("lost")
+@database_option
+@peers_option
+@json_option
+def lost_command(database: str, peers: bool, json_file: str | None) -> None:
+    """Count what concurrent writers of one session lose."""
+    results = on_each(database, lambda kind: lost.run(kind, names_of(peers)))
+    finish({"lost": results}, json_file)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import contestants
 from .client import WrongAnswer
@@ -30,6 +30,12 @@ class Pace:
 
 FULL = Pace(rounds=15, share=1.0, budget=0.5)
 QUICK = Pace(rounds=5, share=0.3, budget=0.15)
+
+
+def pace(*, quick: bool, rounds: int | None) -> Pace:
+    """Return the pace that the options ask for."""
+    chosen = QUICK if quick else FULL
+    return chosen if rounds is None else replace(chosen, rounds=rounds)
 
 
 @dataclass

@@ -48,12 +48,15 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def times(samples: Samples, names: Sequence[str], workloads: Sequence[str], kind: str) -> str:
-    """Return the table of medians and ratios."""
-    rows = [[name, *(_time(samples, name, workload) for workload in workloads)] for name in names]
-    if OURS in names:
-        rows.append(["*goal*", *(_goal(kind, workload) for workload in workloads)])
-    return table(["", *workloads], rows)
+def times(samples: Samples, names: Sequence[str], workloads: Sequence[str]) -> list[list[str]]:
+    """Return the lines of medians and ratios."""
+    return [[name, *(_time(samples, name, workload) for workload in workloads)] for name in names]
+
+
+def goals(kind: str, workloads: Sequence[str]) -> list[str]:
+    """Return the line of what sessionware is to reach."""
+    wanted = (GOALS[kind].get(workload) for workload in workloads)
+    return ["*goal*", *("" if goal is None else f"{goal:.2f}" for goal in wanted)]
 
 
 def _time(samples: Samples, name: str, workload: str) -> str:
@@ -69,24 +72,18 @@ def _time(samples: Samples, name: str, workload: str) -> str:
     return f"{number(median)} (**{middle:.2f}** [{low:.2f} {high:.2f}])"
 
 
-def _goal(kind: str, workload: str) -> str:
-    goal = GOALS[kind].get(workload)
-    return f"{goal:.2f}" if goal is not None else ""
-
-
-def sessions_alone(samples: Samples, names: Sequence[str], workloads: Sequence[str]) -> str:
-    """Return the microseconds above the same stack without sessions."""
-    rows = []
-    for name in names:
-        base = contestants.WITHOUT_SESSIONS.get(name)
-        if base is None:
-            continue
-        cells = (samples.above(name, workload, base, _base_of(workload)) for workload in workloads)
-        rows.append([name, *("" if cell is None else number(cell) for cell in cells)])
+def sessions_alone(samples: Samples, names: Sequence[str], workloads: Sequence[str]) -> list[list[str]]:
+    """Return the lines of microseconds above the same stack without sessions."""
+    rows = [_alone(samples, name, workloads) for name in names if contestants.has_sessions(name)]
     if OURS in names:
-        goals = (f"{GOAL_UNTOUCHED:.2f}" if workload == "W1" else "" for workload in workloads)
-        rows.append(["*goal*", *goals])
-    return table(["", *workloads], rows)
+        rows.append(["*goal*", *(f"{GOAL_UNTOUCHED:.2f}" if name == "W1" else "" for name in workloads)])
+    return rows
+
+
+def _alone(samples: Samples, name: str, workloads: Sequence[str]) -> list[str]:
+    base = contestants.WITHOUT_SESSIONS[name]
+    cells = (samples.above(name, workload, base, _base_of(workload)) for workload in workloads)
+    return [name, *("" if cell is None else number(cell) for cell in cells)]
 
 
 def _base_of(workload: str) -> str:

@@ -9,6 +9,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -37,11 +38,11 @@ class Runner:
 
     def verify(self, workload: str) -> None:
         """Do *workload* once by hand and look at everything it should have done."""
-        verify(self.app, WORKLOADS[workload], self._cookie(WORKLOADS[workload]))
+        verify(self.app, WORKLOADS[workload], self.cookie(WORKLOADS[workload]))
 
     def run(self, workload: str, requests: int, budget: float) -> float:
         """Return the microseconds of one request of *workload*."""
-        path, cookie = WORKLOADS[workload].path, self._cookie(WORKLOADS[workload])
+        path, cookie = WORKLOADS[workload].path, self.cookie(WORKLOADS[workload])
         client.timed(self.app, path, cookie, WARM_UP, budget / 10)
         gc.collect()
         return client.timed(self.app, path, cookie, requests, budget)
@@ -49,9 +50,29 @@ class Runner:
     def cookies_set(self, workload: str) -> int:
         """Return how many cookies one response of *workload* sets."""
         asked = WORKLOADS[workload]
-        return len(client.get(self.app, asked.path, self._cookie(asked)).cookies)
+        return len(client.get(self.app, asked.path, self.cookie(asked)).cookies)
 
-    def _cookie(self, workload: Workload) -> str | None:
+    def seed(self, path: str) -> str:
+        """Return the cookie of a new session."""
+        return client.seed(self.app, path)
+
+    def get(self, path: str, cookie: str) -> str:
+        """Return the body that *path* answers."""
+        return client.get(self.app, path, cookie).body
+
+    def write(self, cookie: str, prefix: str, requests: int) -> tuple[int, float]:
+        """Write a key in each request; return how many were refused and the seconds they all took."""
+        client.get(self.app, "/counter", cookie)  # connect first
+        refused, begin = 0, time.perf_counter()
+        for number in range(requests):
+            try:
+                client.get(self.app, f"/set/{prefix}-{number}", cookie)
+            except Exception:
+                refused += 1
+        return refused, time.perf_counter() - begin
+
+    def cookie(self, workload: Workload) -> str | None:
+        """Return the cookie that a request of *workload* brings."""
         if workload.seed is None:
             return None
         if not self.has_sessions:
@@ -107,6 +128,21 @@ class Contestant:
 
     def cookies_set(self, workload: str) -> int:
         return int(self._ask("cookies_set", workload))
+
+    def seed(self, path: str) -> str:
+        return str(self._ask("seed", path))
+
+    def get(self, path: str, cookie: str) -> str:
+        return str(self._ask("get", path, cookie))
+
+    def begin_to_write(self, cookie: str, prefix: str, requests: int) -> None:
+        """Start Runner.write without waiting for it."""
+        self._pipe.send(("write", (cookie, prefix, requests)))
+
+    def written(self) -> tuple[int, float]:
+        """Wait for what `begin_to_write` started."""
+        refused, seconds = self._answer()
+        return refused, seconds
 
     def taken(self) -> int:
         """Return what the module named by *prepare* counted since the last call."""

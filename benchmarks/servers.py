@@ -106,13 +106,13 @@ def _postgresql(directory: Path, core: int | None) -> Iterator[Database]:
     if importlib.util.find_spec("psycopg") is None:
         raise ServerMissing("PostgreSQL: psycopg is not installed")
     binaries = _postgresql_binaries(directory)
-    data, port = directory / "data", _free_port()
+    data, port = directory / "data", free_port()
     _hand_over(directory)
     initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
     _run([*initdb, "--no-instructions"], directory)
     command = [binaries / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", directory]
     base = URL.create("postgresql+psycopg", "postgres", host="127.0.0.1", port=port, database="postgres")
-    with _serving(command, directory, core, signal.SIGINT) as process:
+    with serving(command, directory / "log", core, signal.SIGINT, **_account()) as process:
         _wait_for(base, process, directory)
         yield Database("postgresql", directory, base, process)
 
@@ -144,7 +144,7 @@ def _reachable(package: Path, directory: Path) -> Path:
 @contextlib.contextmanager
 def _mariadb(directory: Path, core: int | None) -> Iterator[Database]:
     driver, server = _mysql_driver(), _program("mariadbd")
-    data, port = directory / "data", _free_port()
+    data, port = directory / "data", free_port()
     _hand_over(directory)
     install = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={data}"]
     quiet = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
@@ -152,7 +152,7 @@ def _mariadb(directory: Path, core: int | None) -> Iterator[Database]:
     command = [server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
     files = [f"--socket={directory}/socket", f"--pid-file={directory}/pid", "--skip-name-resolve"]
     base = URL.create(f"mysql+{driver}", "root", host="127.0.0.1", port=port, database="mysql")
-    with _serving([*command, *files], directory, core, signal.SIGTERM) as process:
+    with serving([*command, *files], directory / "log", core, signal.SIGTERM, **_account()) as process:
         _wait_for(base, process, directory)
         yield Database("mariadb", directory, base, process)
 
@@ -175,17 +175,18 @@ START = {"sqlite": _sqlite, "postgresql": _postgresql, "mariadb": _mariadb}
 
 
 @contextlib.contextmanager
-def _serving(
-    command: Sequence[object], directory: Path, core: int | None, farewell: signal.Signals
+def serving(
+    command: Sequence[object], log_file: Path, core: int | None, farewell: signal.Signals, **account: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    with open(directory / "log", "ab") as log:
+    """Run *command* meanwhile, as *account* says; it gets the signal *farewell* at the end."""
+    with open(log_file, "ab") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdout=log,
             stderr=log,
             env=_environment(),
             preexec_fn=lambda: _child(core, farewell),
-            **_account(),
+            **account,
         )
     try:
         yield process
@@ -235,7 +236,8 @@ def _wait_for(url: URL, process: subprocess.Popen[bytes], directory: Path) -> No
     raise ServerMissing(f"the server did not start: {log[-1] if log else 'it said nothing'}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
