@@ -6,12 +6,15 @@ workloads     the values, what the application does with them, W0 to W6
 client        WSGI calls inside one process
 contestants/  one module a system: a WSGI application over a database URL
 servers       PostgreSQL and MariaDB, started for the run with their default durability
-runner        one process a contestant, asked for one round at a time
+              (child: how they are started and ended)
+runner        a contestant inside its process: verified, timed
+process       the same from outside: one process each, asked for one round at a time
 measure       rounds, interleaved and shuffled; ratios to the limit
-counts        statements, round trips, bytes and cookies of one request
+counts        statements, round trips, bytes and cookies of one request (relay: what passes on TCP)
 instructions  callgrind
-http          gunicorn under wrk
-scale         many rows: lookup, save, list, purge
+inprocess     the main run, made of these
+http          gunicorn under wrk (load)
+scale         many rows: lookup, save, list, purge (rows, waiting)
 lost          concurrent writers of one session
-report        Markdown and JSON
+report        Markdown and JSON (console: how a run shows itself)
 """

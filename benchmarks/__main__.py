@@ -41,9 +41,7 @@ def on_each(database: str, run: Callable[[str], Any]) -> dict[str, Any]:
 @peers_option
 @quick_option
 @click.option("--rounds", type=click.IntRange(1, 1000), help="How many rounds; 15, or 5 with --quick.")
-@click.option(
-    "--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)), help="Only this one."
-)
+@click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)), help="Only this one.")
 @click.option("--instructions", is_flag=True, help="Count instructions too, by valgrind; slow.")
 @json_option
 @click.pass_context
@@ -81,9 +79,7 @@ def http_command(database: str, peers: bool, quick: bool, repetitions: int, json
 
 
 @main.command("scale")
-@click.option(
-    "--database", type=click.Choice(["sqlite", "postgresql", "all"]), default="all", show_default=True
-)
+@click.option("--database", type=click.Choice(["sqlite", "postgresql", "all"]), default="all", show_default=True)
 @click.option("--rows", default="100000,1000000", show_default=True, help="Table sizes, with commas between.")
 @json_option
 def scale_command(database: str, rows: str, json_file: str | None) -> None:

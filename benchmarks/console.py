@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import report, servers
+from .child import Failed
 
 
 class Skipped(Exception):
@@ -32,7 +33,7 @@ def database_of(kind: str, core: int | None = None) -> Iterator[servers.Database
     try:
         with servers.started(kind, core) as database:
             yield database
-    except servers.ServerMissing as error:
+    except Failed as error:
         say(f"{kind} is skipped: {error}")
         raise Skipped from None
 

@@ -4,10 +4,7 @@ SQLite tells every statement to a trace callback. PostgreSQL and MariaDB are rea
 on the loopback that counts flights (the client speaks, then the server) and bytes.
 """
 
-import selectors
-import socket
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +14,9 @@ from sqlalchemy import make_url
 from . import contestants
 from .client import WrongAnswer
 from .measure import Say
-from .runner import WARM_UP, Contestant, Unavailable
+from .process import Contestant, Unavailable
+from .relay import Relay
+from .runner import WARM_UP
 from .servers import Database
 from .workloads import WORKLOADS
 
@@ -62,9 +61,7 @@ def _count(name: str, database: Database, workloads: Sequence[str]) -> dict[str,
         return _with(contestant, workloads, lambda workload: _flights(contestant, relay, workload))
 
 
-def _with(
-    contestant: Contestant, workloads: Sequence[str], count: Callable[[str], Count]
-) -> dict[str, Count]:
+def _with(contestant: Contestant, workloads: Sequence[str], count: Callable[[str], Count]) -> dict[str, Count]:
     try:
         return {workload: _warm(contestant, workload, count) for workload in workloads}
     finally:
@@ -84,7 +81,7 @@ def _statements(contestant: Contestant, workload: str) -> Count:
     return Count(cookies, statements=contestant.taken())
 
 
-def _flights(contestant: Contestant, relay: "Relay", workload: str) -> Count:
+def _flights(contestant: Contestant, relay: Relay, workload: str) -> Count:
     relay.reset()
     cookies = contestant.cookies_set(workload)
     return Count(cookies, round_trips=relay.flights, bytes_up=relay.up, bytes_down=relay.down)
@@ -93,9 +90,9 @@ def _flights(contestant: Contestant, relay: "Relay", workload: str) -> Count:
 def trace_sqlite() -> Callable[[], int]:
     """Count every statement of every later connection of this process; return the reader of the count."""
     seen: list[str] = []
-    connect = sqlite3.dbapi2.connect
+    connect: Any = sqlite3.dbapi2.connect
 
-    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    def traced(*arguments: Any, **options: Any) -> Any:
         connection = connect(*arguments, **options)
         connection.set_trace_callback(seen.append)
         return connection
@@ -105,86 +102,14 @@ def trace_sqlite() -> Callable[[], int]:
         seen.clear()
         return count
 
-    sqlite3.connect = sqlite3.dbapi2.connect = traced
+    for module in (sqlite3, sqlite3.dbapi2):
+        vars(module)["connect"] = traced
     return taken
-
-
-class Relay:
-    """A TCP relay that counts; one thread serves all of its connections."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._selector = selectors.DefaultSelector()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._over = False
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin to count anew."""
-        self.flights = self.up = self.down = 0
-        self._answered = True
-
-    def __enter__(self) -> "Relay":
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._thread.join()
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
-        self._selector.close()
-
-    def _serve(self) -> None:
-        while not self._over:
-            for key, _ in self._selector.select(timeout=0.1):
-                if key.data is None:
-                    self._accept()
-                elif key.fd in self._selector.get_map():  # not hung up a moment ago
-                    self._pass_on(key.fileobj, *key.data)  # type: ignore[arg-type]
-
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
-        server = socket.create_connection(self._target)
-        for end in (client, server):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._selector.register(client, selectors.EVENT_READ, (server, True))
-        self._selector.register(server, selectors.EVENT_READ, (client, False))
-
-    def _pass_on(self, source: socket.socket, other: socket.socket, up: bool) -> None:
-        try:
-            data = source.recv(1 << 20)
-        except OSError:
-            data = b""
-        if not data:
-            return self._hang_up(source, other)
-        self._note(len(data), up)
-        other.sendall(data)
-
-    def _note(self, size: int, up: bool) -> None:
-        if not up:
-            self.down += size
-            self._answered = True
-            return
-        self.up += size
-        self.flights += self._answered
-        self._answered = False
-
-    def _hang_up(self, *ends: socket.socket) -> None:
-        for end in ends:
-            self._selector.unregister(end)
-            end.close()
 
 
 def rows(counts: dict[str, Any], workloads: Sequence[str]) -> list[list[str]]:
     """Return the lines of the table of counts."""
-    return [
-        [name, *(_cell(by_workload[workload]) for workload in workloads)]
-        for name, by_workload in counts.items()
-    ]
+    return [[name, *(_cell(by_workload[workload]) for workload in workloads)] for name, by_workload in counts.items()]
 
 
 def _cell(count: Count) -> str:

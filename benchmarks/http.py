@@ -7,7 +7,6 @@ repetition say anything.
 import contextlib
 import http.client
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -16,15 +15,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 from . import contestants
+from .child import free_port, serving
 from .client import WrongAnswer
 from .console import database_of, heading, progress, say, show
-from .runner import Unavailable, running
-from .servers import Database, free_port, serving
+from .load import CONNECTIONS, Load, installed, loaded
+from .process import Unavailable, running
+from .servers import Database
 from .workloads import WORKLOADS
 
 CLASSES = {
@@ -32,36 +32,13 @@ CLASSES = {
     "gthread, 2 x 8": ["--workers", "2", "--worker-class", "gthread", "--threads", "8"],
 }
 ASKED = ("W1", "W2", "W3")
-CONNECTIONS = 16
 SESSIONS = 64  # requests go round these, so that writers rarely meet on one
 PATIENCE = 20.0  # seconds for a server to answer first
-
-SCRIPT = """
-local cookies, n = {{{cookies}}}, 0
-function request()
-  n = n + 1
-  return wrk.format("GET", "{path}", {{["Cookie"] = cookies[n % #cookies + 1]}})
-end
-function done(summary, latency)
-  local bad = summary.errors.status + summary.errors.timeout + summary.errors.connect
-  io.write(string.format("RESULT %d %d %f %d\\n",
-    summary.requests, summary.duration, latency:percentile(99), bad))
-end
-"""
 
 
 def application(name: str, url: str) -> WSGIApplication:
     """Return what a gunicorn worker serves."""
     return contestants.build(name, url)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What wrk saw in one measurement."""
-
-    per_second: float
-    p99: float  # milliseconds
-    refused: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +55,7 @@ Loads = dict[Case, list[Load]]
 
 def run(kind: str, names: Sequence[str], repetitions: int, seconds: int) -> dict[str, Any]:
     """Measure all; print the tables, return the values."""
-    if shutil.which("wrk") is None:
+    if not installed():
         say("http is skipped: wrk is not installed")
         return {}
     loads: Loads = {}
@@ -117,7 +94,7 @@ def _measure(loads: Loads, worker: str, name: str, database: Database, seconds: 
         with _served(worker, name, database) as port:
             cookies = _cookies(port) if contestants.has_sessions(name) else ["sid=none"]
             for workload in ASKED if contestants.has_sessions(name) else ASKED[:1]:
-                load = _load(port, WORKLOADS[workload].path, cookies, seconds, database.directory)
+                load = loaded(port, WORKLOADS[workload].path, cookies, seconds, database.directory)
                 loads.setdefault(Case(worker, name, workload), []).append(load)
     except (OSError, http.client.HTTPException, WrongAnswer, subprocess.SubprocessError) as error:
         say(f"{name}, {worker}: {type(error).__name__}: {error}")
@@ -162,29 +139,6 @@ def _cookies(port: int) -> list[str]:
         ((name, morsel),) = SimpleCookie(_get(port, "/seed/small")).items()
         found.append(f"{name}={morsel.value}")
     return found
-
-
-def _load(port: int, path: str, cookies: Sequence[str], seconds: int, directory: Path) -> Load:
-    script = directory / "load.lua"
-    script.write_text(SCRIPT.format(path=path, cookies=", ".join(f'"{cookie}"' for cookie in cookies)))
-    _wrk(port, script, 1)  # warm up
-    requests, microseconds, p99, refused = _wrk(port, script, seconds)
-    return Load(requests / microseconds * 1e6, p99 / 1000, int(refused))
-
-
-def _wrk(port: int, script: Path, seconds: int) -> list[float]:
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{CONNECTIONS}",
-        f"-d{seconds}",
-        "-s",
-        str(script),
-        f"http://127.0.0.1:{port}/",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + PATIENCE, check=True)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    return [float(word) for word in line.split()[1:]]
 
 
 def _rows(loads: Loads, worker: str, names: Sequence[str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from . import contestants
 from .client import WrongAnswer
 from .console import database_of, heading, progress, say, show
-from .runner import Contestant, Unavailable, running
+from .process import Contestant, Unavailable, running
 from .servers import Database
 
 WRITERS = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from . import contestants
 from .client import WrongAnswer
-from .runner import Contestant, Unavailable
+from .process import Contestant, Unavailable
 from .servers import Database
 from .workloads import WORKLOADS
 
@@ -58,9 +58,7 @@ class Samples:
 
     def above(self, name: str, workload: str, base: str, base_workload: str) -> float | None:
         """Return the median of the microseconds above *base*, round by round."""
-        pairs = zip(
-            self.times.get((name, workload), ()), self.times.get((base, base_workload), ()), strict=False
-        )
+        pairs = zip(self.times.get((name, workload), ()), self.times.get((base, base_workload), ()), strict=False)
         differences = [mine - theirs for mine, theirs in pairs]
         return statistics.median(differences) if differences else None
 

@@ -1,36 +1,27 @@
 """Many rows: lookup, save, list by user and purge, who waits meanwhile, and what the rows weigh.
 
-Rows are copies of one that sessionware made, loaded by the driver under keys that can be told from
-their number. Every second one has expired; every second live one is due to be extended.
+Lookup should not know how many rows there are; a purge should cost what it removes, and no request
+much of its time.
 """
 
-import contextlib
-import hashlib
-import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
-from wsgiref.types import WSGIApplication
 
 import sqlalchemy
 
-from . import client, contestants, report
-from .console import database_of, heading, progress, say, show
-from .contestants import OURS
+from . import client, report
+from .console import database_of, heading, say, show
+from .rows import Table, key_of, user_of
 from .servers import Database
-from .workloads import SMALL
+from .waiting import at_work
 
 KINDS = ("sqlite", "postgresql")
-HOUR = 3600
-DAYS_AGO = 2 * 24 * HOUR  # long enough to be due for extension, not long enough to expire
-LOAD_AT_ONCE = 20_000
 LOOKUPS, SAVES, LISTS, UPDATES = 2000, 1000, 300, 10_000
 QUIET = 1.5  # seconds of requests before the purge begins
-PATIENCE = 120.0
 
 
 @dataclass
@@ -73,148 +64,53 @@ def _measure(database: Database, size: int) -> Scale:
     table = Table(url, store)
     result = Scale(size, load_seconds=table.load(size))
     result.bytes_per_row = table.weights(size)
-    app = contestants.build(OURS, url)
-    cookie_name = client.seed(app, "/seed/small").partition("=")[0]
-    ask = Asking(app, cookie_name, size)
+    ask = Asking(url, size)
     result.lookup, result.save = ask.median("/read", LOOKUPS), ask.median("/write", SAVES)
-    result.list_by_user = _median(lambda: store.sessions_of(_user(random.randrange(size), size)), LISTS)
+    result.list_by_user = _median(lambda: store.sessions_of(user_of(random.randrange(size), size)), LISTS)
     _add_hot(result, table, ask, "as loaded")
-    _add_purge(result, store, url, cookie_name)
+    _add_purge(result, store, ask)
     _add_hot(result, table, ask, "after purge and vacuum")
     return result
-
-
-def key_of(number: int) -> str:
-    """Return the session key of row *number*: 43 characters, as good as any other."""
-    return f"{number:043d}"
-
-
-def _user(number: int, size: int) -> str:
-    return f"user-{number % max(1, size // 10)}"  # ten rows a user
-
-
-class Table:
-    """The sessions table, seen from the driver's side."""
-
-    def __init__(self, url: str, store: Any) -> None:
-        self._engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-        self._is_postgresql = self._engine.dialect.name == "postgresql"
-        store.create(dict(SMALL), user_id="user-0")
-        with self._engine.connect() as connection:
-            name = sqlalchemy.inspect(connection).get_table_names()[0]
-            row = connection.exec_driver_sql(f"SELECT * FROM {name}").mappings().one()
-            self.name, self._model = name, dict(row)
-            self._indexes = [index["name"] for index in sqlalchemy.inspect(connection).get_indexes(name)]
-
-    def load(self, size: int) -> float:
-        """Insert *size* rows; return the seconds that took."""
-        begin = time.perf_counter()
-        insert = self._copy if self._is_postgresql else self._insert
-        label = f"{self._engine.dialect.name}: {size:,} rows"
-        with (
-            progress(size, label) as advance,
-            contextlib.closing(self._engine.raw_connection()) as connection,
-        ):
-            for first in range(0, size, LOAD_AT_ONCE):
-                count = min(LOAD_AT_ONCE, size - first)
-                insert(connection, self._rows(first, count, size))
-                advance(count)
-            connection.commit()
-        self.settle()
-        return time.perf_counter() - begin
-
-    def _rows(self, first: int, count: int, size: int) -> Iterator[tuple[Any, ...]]:
-        model = self._model
-        for number in range(first, first + count):
-            changed = {
-                "digest": hashlib.sha256(key_of(number).encode()).digest(),
-                "revision": model["revision"] ^ number,
-                "user_id": _user(number, size),
-            } | _moments(model, number)
-            yield tuple((model | changed).values())
-
-    def _copy(self, connection: Any, rows: Iterator[tuple[Any, ...]]) -> None:
-        with connection.cursor().copy(f"COPY {self.name} ({', '.join(self._model)}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-
-    def _insert(self, connection: Any, rows: Iterator[tuple[Any, ...]]) -> None:
-        connection.cursor().execute("PRAGMA cache_size = -500000")  # KiB: loading is not what is measured
-        marks = ", ".join("?" * len(self._model))
-        connection.cursor().executemany(f"INSERT INTO {self.name} VALUES ({marks})", rows)
-
-    def settle(self) -> None:
-        """Do what the database's own maintenance would have done by now."""
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if self._is_postgresql:
-                connection.exec_driver_sql(f"VACUUM ANALYZE {self.name}")
-                connection.exec_driver_sql("CHECKPOINT")
-            else:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
-
-    def weights(self, size: int) -> dict[str, float]:
-        """Return bytes per row of the table and of each index."""
-        with self._engine.connect() as connection:
-            if self._is_postgresql:
-                found = connection.exec_driver_sql(
-                    "SELECT relname, pg_total_relation_size(oid) FROM pg_class WHERE oid IN"
-                    f" (SELECT indexrelid FROM pg_index WHERE indrelid = '{self.name}'::regclass)"
-                    f" UNION ALL SELECT '{self.name}', pg_table_size('{self.name}')"
-                )
-                return {str(name): total / size for name, total in found}
-            return _sqlite_weights(connection, size)
-
-    def updates(self) -> tuple[int, int]:
-        """Return how many updates PostgreSQL has made, and how many of them in place (HOT)."""
-        time.sleep(1.5)  # a session reports its counts at most once a second
-        with self._engine.connect() as connection:
-            row = connection.exec_driver_sql(
-                f"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = '{self.name}'"
-            ).one()
-            return int(row[0]), int(row[1])
-
-    @property
-    def counts_updates(self) -> bool:
-        return self._is_postgresql
-
-
-def _moments(model: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return the times of row *number*: expired if odd; used two days ago if every second even one."""
-    if number % 2:
-        earlier = model["expires_at"] - int(time.time()) + (1 + number % 500) * HOUR
-    else:
-        earlier = DAYS_AGO if number % 4 else 0
-    shifted = {name: model[name] - earlier for name in ("created_at", "used_at", "expires_at")}
-    return shifted | {"purge_hour": model["purge_hour"] - earlier // HOUR}
-
-
-def _sqlite_weights(connection: sqlalchemy.Connection, size: int) -> dict[str, float]:
-    try:
-        found = connection.exec_driver_sql("SELECT name, SUM(pgsize) FROM dbstat GROUP BY name")
-        return {str(name): total / size for name, total in found if total / size >= 1}
-    except sqlalchemy.exc.OperationalError:  # dbstat is not compiled in
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() or 0
-        return {"all": pages * (connection.exec_driver_sql("PRAGMA page_size").scalar() or 0) / size}
 
 
 class Asking:
     """Requests for the live rows of a table that has *size* of them."""
 
-    def __init__(self, app: WSGIApplication, cookie_name: str, size: int) -> None:
-        self._app, self._cookie_name, self._size = app, cookie_name, size
+    def __init__(self, url: str, size: int) -> None:
+        from sessionware import SessionMiddleware
+
+        from .contestants import ours
+
+        self.url, self._size = url, size
+        self._engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        self._app = SessionMiddleware(ours.application, self._engine, purge_interval=None)
+        self._cookie_name = client.seed(self._app, "/seed/small").partition("=")[0]
+        self._due = random.sample(range(2, size, 4), len(range(2, size, 4)))
 
     def median(self, path: str, times: int) -> float:
         """Return the median microseconds of *path* for random sessions that are not due for extension."""
         return _median(lambda: self._ask(path, random.randrange(0, self._size, 4)), times)
 
-    def extend_or_save(self, path: str, times: int) -> None:
-        """Ask *path* once for each of some sessions that are due for extension."""
-        due = range(2, self._size, 4)
-        for number in random.sample(due, min(times, len(due))):
-            self._ask(path, number)
+    def touch(self, times: int) -> None:
+        """Read *times* sessions that are due for extension, each of them for the first time."""
+        for _ in range(times):
+            self._ask("/read", self._due.pop())
+
+    def save(self, times: int) -> None:
+        """Change *times* sessions that were used a moment ago."""
+        for _ in range(times):
+            self._ask("/write", random.randrange(0, self._size, 4))
+
+    def hang_up(self) -> None:
+        """Close the connections: a server counts a session's updates for certain when it ends."""
+        self._engine.dispose()
+
+    def cookie(self, number: int) -> str:
+        """Return the cookie of row *number*."""
+        return f"{self._cookie_name}={key_of(number)}"
 
     def _ask(self, path: str, number: int) -> None:
-        client.get(self._app, path, f"{self._cookie_name}={key_of(number)}")
+        client.get(self._app, path, self.cookie(number))
 
 
 def _median(call: Callable[[], Any], times: int) -> float:
@@ -229,18 +125,19 @@ def _median(call: Callable[[], Any], times: int) -> float:
 def _add_hot(result: Scale, table: Table, ask: Asking, when: str) -> None:
     if not table.counts_updates:
         return
-    if when != "as loaded":
-        table.settle()
-    for deed, path in (("touch", "/read"), ("save", "/write")):
+    table.settle()
+    for deed in (ask.touch, ask.save):
         before = table.updates()
-        ask.extend_or_save(path, min(UPDATES, result.rows // 10))
+        deed(min(UPDATES, result.rows // 10))
+        ask.hang_up()
         updates, hot = (now - then for now, then in zip(table.updates(), before, strict=True))
-        result.hot[f"{deed}, {when}"] = hot / updates if updates else 0.0
+        result.hot[f"{deed.__name__}, {when}"] = hot / updates if updates else 0.0
 
 
-def _add_purge(result: Scale, store: Any, url: str, cookie_name: str) -> None:
+def _add_purge(result: Scale, store: Any, ask: Asking) -> None:
     """Purge while one reader and one writer are at work."""
-    with _client(url, "/read", cookie_name, 0) as reader, _client(url, "/write", cookie_name, 4) as writer:
+    reading, writing = at_work(ask.url, "/read", ask.cookie(0)), at_work(ask.url, "/write", ask.cookie(4))
+    with reading as reader, writing as writer:
         time.sleep(QUIET)
         for each in (reader, writer):
             each.purging.set()
@@ -255,62 +152,6 @@ def _purge(store: Any) -> int:
     while removed := store.purge():
         total += removed
     return total
-
-
-class Client:
-    """A closed loop of requests in its own process."""
-
-    def __init__(self, url: str, path: str, cookie: str) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.purging, self._over = spawn.Event(), spawn.Event()
-        self._pipe, far = spawn.Pipe()
-        arguments = (url, path, cookie, self.purging, self._over, far)
-        self.process = spawn.Process(target=_ask_on, args=arguments, daemon=True)
-        self.process.start()
-        self._pipe.recv()  # connected
-
-    def stop(self) -> dict[str, float]:
-        """Return the milliseconds it waited, before and during the purge."""
-        self._over.set()
-        if not self._pipe.poll(PATIENCE):
-            raise client.WrongAnswer("a client of the purge did not come back")
-        waits: dict[str, float] = self._pipe.recv()
-        return waits
-
-
-@contextlib.contextmanager
-def _client(url: str, path: str, cookie_name: str, number: int) -> Iterator[Client]:
-    started = Client(url, path, f"{cookie_name}={key_of(number)}")
-    try:
-        yield started
-    finally:
-        started.process.kill()
-
-
-def _ask_on(url: str, path: str, cookie: str, purging: Any, over: Any, pipe: Connection) -> None:
-    app = contestants.build(OURS, url)
-    client.get(app, path, cookie)
-    pipe.send(None)
-    waits: dict[bool, list[float]] = {False: [], True: []}
-    refused = 0
-    while not over.is_set():
-        begin = time.perf_counter()
-        try:
-            client.get(app, path, cookie)
-        except Exception:
-            refused += 1
-        waits[purging.is_set()].append((time.perf_counter() - begin) * 1000)
-    pipe.send(_summary(waits) | {"refused": refused})
-
-
-def _summary(waits: dict[bool, list[float]]) -> dict[str, float]:
-    return {
-        "median_before": statistics.median(waits[False] or [0.0]),
-        "longest_before": max(waits[False], default=0.0),
-        "median_during": statistics.median(waits[True] or [0.0]),
-        "longest_during": max(waits[True], default=0.0),
-        "requests_during": len(waits[True]),
-    }
 
 
 def _show(results: Sequence[Scale]) -> None:

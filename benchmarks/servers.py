@@ -5,30 +5,28 @@ nobody when this process is root, dies with this process and is stopped at the e
 """
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL
 
+from .child import Failed, account, free_port, hand_over, run, serving
+
 DATABASES = ("sqlite", "postgresql", "mariadb")
-PATIENCE = 30.0  # seconds for a server to start or to stop
-PR_SET_PDEATHSIG = 1
+PATIENCE = 30.0  # seconds for a server to start
 
 
-class ServerMissing(Exception):
+class ServerMissing(Failed):
     """No such server is installed; the message says what was looked for."""
 
 
@@ -107,12 +105,12 @@ def _postgresql(directory: Path, core: int | None) -> Iterator[Database]:
         raise ServerMissing("PostgreSQL: psycopg is not installed")
     binaries = _postgresql_binaries(directory)
     data, port = directory / "data", free_port()
-    _hand_over(directory)
+    hand_over(directory)
     initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
-    _run([*initdb, "--no-instructions"], directory)
+    run([*initdb, "--no-instructions"], directory)
     command = [binaries / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", directory]
     base = URL.create("postgresql+psycopg", "postgres", host="127.0.0.1", port=port, database="postgres")
-    with serving(command, directory / "log", core, signal.SIGINT, **_account()) as process:
+    with serving(command, directory / "log", core, signal.SIGINT, **account()) as process:
         _wait_for(base, process, directory)
         yield Database("postgresql", directory, base, process)
 
@@ -145,14 +143,14 @@ def _reachable(package: Path, directory: Path) -> Path:
 def _mariadb(directory: Path, core: int | None) -> Iterator[Database]:
     driver, server = _mysql_driver(), _program("mariadbd")
     data, port = directory / "data", free_port()
-    _hand_over(directory)
+    hand_over(directory)
     install = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={data}"]
     quiet = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-    _run([*install, *quiet], directory)
+    run([*install, *quiet], directory)
     command = [server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
     files = [f"--socket={directory}/socket", f"--pid-file={directory}/pid", "--skip-name-resolve"]
     base = URL.create(f"mysql+{driver}", "root", host="127.0.0.1", port=port, database="mysql")
-    with serving([*command, *files], directory / "log", core, signal.SIGTERM, **_account()) as process:
+    with serving([*command, *files], directory / "log", core, signal.SIGTERM, **account()) as process:
         _wait_for(base, process, directory)
         yield Database("mariadb", directory, base, process)
 
@@ -174,58 +172,6 @@ def _program(name: str) -> str:
 START = {"sqlite": _sqlite, "postgresql": _postgresql, "mariadb": _mariadb}
 
 
-@contextlib.contextmanager
-def serving(
-    command: Sequence[object], log_file: Path, core: int | None, farewell: signal.Signals, **account: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* meanwhile, as *account* says; it gets the signal *farewell* at the end."""
-    with open(log_file, "ab") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=log,
-            stderr=log,
-            env=_environment(),
-            preexec_fn=lambda: _child(core, farewell),
-            **account,
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(farewell)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-        process.kill()
-
-
-def _child(core: int | None, farewell: signal.Signals) -> None:
-    """Die with the parent; stay on *core*: what the server forks or starts as threads inherits it."""
-    if hasattr(os, "sched_setaffinity"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, farewell)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
-
-def _account() -> dict[str, Any]:
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "MYSQL"))}
-    return kept | {"LC_ALL": "C"}
-
-
-def _hand_over(directory: Path) -> None:
-    if os.geteuid() == 0:
-        shutil.chown(directory, "nobody", "nogroup")
-
-
-def _run(command: Sequence[object], directory: Path) -> None:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, env=_environment(), cwd=directory, **_account())
-    if done.returncode:
-        raise ServerMissing(f"{words[0]} failed: {done.stderr.decode(errors='replace').strip()}")
-
-
 def _wait_for(url: URL, process: subprocess.Popen[bytes], directory: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
@@ -234,10 +180,3 @@ def _wait_for(url: URL, process: subprocess.Popen[bytes], directory: Path) -> No
         time.sleep(0.05)
     log = (directory / "log").read_text(errors="replace").strip().splitlines()
     raise ServerMissing(f"the server did not start: {log[-1] if log else 'it said nothing'}")
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

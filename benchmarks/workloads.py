@@ -26,6 +26,8 @@ def payload(size: int) -> dict[str, Any]:
         "user": {"id": 48_213, "name": "Ada Lovelace", "roles": ["editor", "reviewer"]},
         "locale": "en_GB",
         "csrf": _text(chance, 32),
+        "flags": {"beta": True, "newsletter": False, "theme": None},
+        "recent": [chance.randrange(10_000) for _ in range(12)],
         "cart": [],
         "note": "",
     }
@@ -71,7 +73,8 @@ def _rare(path: str, session: Values) -> str:
     if path == "/counter":
         return str(session.get("counter", 0))
     if path == "/keys":
-        return str(sum(1 for key in session if key.startswith("own-")))
+        keys = session.keys()  # Django's session cannot be iterated itself
+        return str(sum(1 for key in keys if key.startswith("own-")))
     if path in ("/seed/small", "/seed/large"):
         session.update(SMALL if path.endswith("small") else LARGE)
         return "seeded"

@@ -36,7 +36,8 @@ def build(name: str, url: str) -> WSGIApplication:
     )
     django.setup()
     call_command("migrate", verbosity=0)
-    return get_wsgi_application()
+    application: WSGIApplication = get_wsgi_application()
+    return application
 
 
 def _database(url: URL, *, max_age: int | None) -> dict[str, Any]:

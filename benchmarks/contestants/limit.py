@@ -106,9 +106,7 @@ def _mysql(url: URL) -> Any:
     else:
         import pymysql as driver
 
-    connection = driver.connect(
-        host=url.host, port=url.port, user=url.username, database=url.database, autocommit=True
-    )
+    connection = driver.connect(host=url.host, port=url.port, user=url.username, database=url.database, autocommit=True)
 
     def execute(sql: str, values: tuple[Any, ...]) -> Any:
         cursor = connection.cursor()
