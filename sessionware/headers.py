@@ -9,6 +9,8 @@ def vary_on_cookie(headers: Headers) -> Headers:
     Without it a cache gives one visitor's page to another (CVE-2014-1418, CVE-2026-27205).
     """
     lines = [value for name, value in headers if name.lower() == "vary"]
+    if not lines:
+        return [*headers, ("Vary", "Cookie")]
     fields = [field.strip() for line in lines for field in line.split(",") if field.strip()]
     rest = [(name, value) for name, value in headers if name.lower() != "vary"]
     if "*" in fields:

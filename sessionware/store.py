@@ -252,6 +252,11 @@ class SessionStore:
         """Return how many sessions are live. Raises StoreUnavailable."""
         return int(self._read(self._sql.count, {"now": int(self.clock())})[0][0])
 
+    def count_expired(self) -> int:
+        """Return how many rows `purge` would remove now. Raises StoreUnavailable."""
+        now = int(self.clock())
+        return int(self._read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
+
     def revoke(self, handle: str) -> bool:
         """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
         span = keys.handle_range(handle)
