@@ -17,7 +17,7 @@ from tests.support.servers import Server
 from tests.support.wsgi import Browser
 
 PLANES = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x0041, 0x00E9, 0xFFFD))
-ODD_TEXT = "\x00\x01\x1a\x7f\x85\u2028\ufeff\ufffe\ud800\udfff \\ \" ' %s %(a)s :x ? {} \r\n\t"
+ODD_TEXT = "\x00\x01\x1a\x7f\x85\u2028\ufeff\ufffe\ud800-\udfff \\ \" ' %s %(a)s :x ? {} \r\n\t"
 VALUES = {"planes": PLANES, "odd": ODD_TEXT, PLANES: 1, ODD_TEXT: [ODD_TEXT], "bytes": bytes(range(256))}
 
 HOSTILE = [
