@@ -1,0 +1,274 @@
+"""Values to text and back: ASCII-only JSON with type tags. Data only, never code.
+
+A value that JSON does not know stands as a dictionary with one key that begins with ``~``:
+``{"~decimal": "19.90"}``. Text stays readable in the database (``data::jsonb ->> 'cart'``).
+"""
+
+import base64
+import json
+from collections.abc import Callable, Collection, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from math import isfinite
+from typing import Any, NoReturn, Protocol
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from .errors import UnstorableValue
+
+# Deep enough for any honest session, and far below what would exhaust a stack on the way back.
+MAX_DEPTH = 100
+
+# Python refuses longer numbers from text (CVE-2020-10735): such a row could never be read again.
+_MAX_DIGITS = 4300
+
+_INT64 = range(-(2**63), 2**64)
+
+
+class Undecodable(Exception):
+    """A stored text that is not of this codec: corrupt, truncated, or written by something else."""
+
+
+class Codec(Protocol):
+    """How values become text. *format* is stored beside the text and must not change its meaning."""
+
+    format: int
+
+    def encode(self, values: dict[str, Any]) -> str:
+        """Return *values* as text; raise UnstorableValue, naming the path, for what cannot be kept."""
+
+    def decode(self, text: str) -> dict[str, Any]:
+        """Return the values of *text*; raise Undecodable for a text that encode cannot have written."""
+
+
+class TaggedJSON:
+    """The default codec; see the module."""
+
+    format = 1
+
+    def encode(self, values: dict[str, Any]) -> str:
+        """Return *values* as ASCII text.
+
+        Plain values go straight through orjson. The check before it exists because orjson would
+        quietly store a tuple, an Enum, a UUID or a NaN as something else.
+        """
+        if _only_plain(values.values(), MAX_DEPTH):
+            text = _plain_json(values)
+            if text is not None:
+                return text
+        for key in values:
+            if type(key) is not str:
+                _refuse((), f"has a key of type {type(key).__name__}: keys must be str")
+        return _ascii_json(_tag_dict(values, ()))
+
+    def decode(self, text: str) -> dict[str, Any]:
+        """Return the values of *text*. Raises Undecodable."""
+        if '"~' in text:
+            return _decode_long_way(text)
+        try:
+            values = orjson.loads(text)
+        except ValueError:
+            return _decode_long_way(text)
+        if type(values) is not dict:
+            raise Undecodable("not a dictionary")
+        return values
+
+
+def _only_plain(items: Iterable[Any], depth: int) -> bool:
+    """Return whether *items* hold nothing but what JSON has. Written out for speed: it runs at every save."""
+    if depth == 0:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind is str or kind is int:
+            continue
+        if kind is dict:
+            if not _only_plain(item.values(), depth - 1):
+                return False
+        elif kind is list:
+            if not _only_plain(item, depth - 1):
+                return False
+        elif kind is float:
+            if not isfinite(item):
+                return False
+        elif item is not None and kind is not bool:
+            return False
+    return True
+
+
+def _plain_json(values: dict[str, Any]) -> str | None:
+    """Return plain *values* as text; None if they need the long way: wide numbers, odd keys, surrogates."""
+    try:
+        encoded = orjson.dumps(values)
+    except TypeError:
+        return None
+    if b'"~' in encoded:
+        return None
+    return encoded.decode("ascii") if encoded.isascii() else _ascii_json(values)
+
+
+def _ascii_json(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, separators=(",", ":"), allow_nan=False)
+
+
+def _decode_long_way(text: str) -> dict[str, Any]:
+    try:
+        values = _untag(_parse(text))
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, OSError) as error:
+        raise Undecodable(type(error).__name__) from None
+    if type(values) is not dict or any(type(key) is not str for key in values):
+        raise Undecodable("not a dictionary with text keys")
+    return values
+
+
+def _parse(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # orjson refuses lone surrogates, which Python text may hold; the standard library reads them.
+        return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+Path = tuple[object, ...]
+
+
+def _tag(value: Any, path: Path) -> Any:
+    if len(path) > MAX_DEPTH:
+        _refuse(path[:3], f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        return _tag_dict(value, path)
+    if kind is list:
+        return [_tag(item, (*path, index)) for index, item in enumerate(value)]
+    if kind not in _TAGS:
+        _refuse(path, f"is of type {kind.__name__}, which cannot be stored faithfully")
+    return _TAGS[kind](value, path)
+
+
+def _tag_dict(values: dict[Any, Any], path: Path) -> Any:
+    if any(type(key) is not str for key in values):
+        return {"~map": [[_tag(k, (*path, k)), _tag(v, (*path, k))] for k, v in values.items()]}
+    tagged = {key: _tag(value, (*path, key)) for key, value in values.items()}
+    if len(tagged) == 1 and next(iter(tagged)).startswith("~"):
+        return {"~~": list(*tagged.items())}
+    return tagged
+
+
+def _tag_int(value: int, path: Path) -> Any:
+    if value in _INT64:
+        return value
+    if value.bit_length() > _MAX_DIGITS * 3.32:
+        _refuse(path, f"is a number of more than {_MAX_DIGITS} digits")
+    return {"~int": str(value)}
+
+
+def _tag_float(value: float, _path: Path) -> Any:
+    return value if isfinite(value) else {"~float": repr(value)}
+
+
+def _tag_items(name: str) -> Callable[[Iterable[Any], Path], Any]:
+    return lambda items, path: {name: [_tag(item, (*path, index)) for index, item in enumerate(items)]}
+
+
+def _tag_set(name: str) -> Callable[[Collection[Any], Path], Any]:
+    def tag(items: Collection[Any], path: Path) -> Any:
+        # Sorted by their text: equal sets must give equal text in every process (PYTHONHASHSEED).
+        return {name: sorted((_tag(item, (*path, "{}")) for item in items), key=_ascii_json)}
+
+    return tag
+
+
+def _tag_datetime(value: datetime, path: Path) -> Any:
+    if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key is not None:
+        return {"~datetime": f"{value.isoformat()}[{value.tzinfo.key}]"}  # RFC 9557
+    if value.tzinfo is not None and value.utcoffset() is None:
+        _refuse(path, "is a datetime whose time zone gives no offset")
+    return {"~datetime": value.isoformat()}
+
+
+def _tag_time(value: time, path: Path) -> Any:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        _refuse(path, "is a time whose zone has no fixed offset")
+    return {"~time": value.isoformat()}
+
+
+_TAGS: dict[type, Callable[[Any, Path], Any]] = {
+    int: _tag_int,
+    float: _tag_float,
+    tuple: _tag_items("~tuple"),
+    set: _tag_set("~set"),
+    frozenset: _tag_set("~frozenset"),
+    bytes: lambda value, _: {"~bytes": base64.b64encode(value).decode("ascii")},
+    datetime: _tag_datetime,
+    date: lambda value, _: {"~date": value.isoformat()},
+    time: _tag_time,
+    timedelta: lambda value, _: {"~timedelta": [value.days, value.seconds, value.microseconds]},
+    Decimal: lambda value, _: {"~decimal": str(value)},
+    UUID: lambda value, _: {"~uuid": str(value)},
+}
+
+
+def _untag(tree: Any) -> Any:
+    if type(tree) is list:
+        return [_untag(item) for item in tree]
+    if type(tree) is not dict:
+        return tree
+    if len(tree) == 1:
+        ((key, value),) = tree.items()
+        if key.startswith("~"):
+            return _UNTAGS[key](value)
+    return {key: _untag(value) for key, value in tree.items()}
+
+
+def _untag_pair(pair: list[Any]) -> dict[str, Any]:
+    key, value = pair
+    return {key: _untag(value)}
+
+
+def _untag_datetime(text: str) -> datetime:
+    moment, _, zone = text.partition("[")
+    value = datetime.fromisoformat(moment)
+    if not zone:
+        return value
+    offset = value.utcoffset()
+    local = value.replace(tzinfo=ZoneInfo(zone.removesuffix("]")))
+    folded = local.replace(fold=1)
+    # The hour that a clock passes twice is told by its offset. Where the rules of the zone have changed
+    # since, the instant is kept rather than the name.
+    return local if local.utcoffset() == offset else folded if folded.utcoffset() == offset else value
+
+
+_UNTAGS: dict[str, Callable[[Any], Any]] = {
+    "~int": int,
+    "~float": float,
+    "~tuple": lambda items: tuple(_untag(items)),
+    "~set": lambda items: set(_untag(items)),
+    "~frozenset": lambda items: frozenset(_untag(items)),
+    "~bytes": lambda text: base64.b64decode(text, validate=True),
+    "~datetime": _untag_datetime,
+    "~date": date.fromisoformat,
+    "~time": time.fromisoformat,
+    "~timedelta": lambda parts: timedelta(*parts),
+    "~decimal": Decimal,
+    "~uuid": UUID,
+    "~map": lambda pairs: {_untag(key): _untag(value) for key, value in pairs},
+    "~~": _untag_pair,
+}
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    where = "".join(f"[{_shown(step)}]" for step in path)
+    raise UnstorableValue(f"session{where} {reason}; store plain data instead.")
+
+
+def _shown(step: object) -> str:
+    text = repr(step) if isinstance(step, str | int) else type(step).__name__
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,113 @@
+"""The engine we make for a database URL: its pool, its waits, its SQLite mode."""
+
+import random
+import sqlite3
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from .errors import ConfigurationError
+
+SUPPORTED = ("sqlite", "postgresql", "mysql", "mariadb")
+
+_CONNECT_SECONDS = 5
+_LOCK_SECONDS = 5
+_ANSWER_SECONDS = 15
+_POOL_SECONDS = 10
+
+_INSTALL = {
+    "postgresql": "pip install 'sessionware[postgresql]' and write postgresql+psycopg://",
+    "mysql": "pip install 'sessionware[mysql]' and write mysql+pymysql://",
+    "mariadb": "pip install 'sessionware[mysql]' and write mariadb+pymysql://",
+}
+
+
+def open_engine(database: str | sa.URL) -> sa.Engine:
+    """Return an engine in autocommit for *database*; it connects at its first use.
+
+    Raises ConfigurationError for a URL that cannot be read, an unknown database or a missing driver.
+    """
+    url = _url(database)
+    name = url.get_backend_name()
+    if name not in SUPPORTED:
+        raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {name}.")
+    try:
+        engine = sa.create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+            connect_args=_connect_args(url),
+            **_pool(url),
+        )
+    except sa.exc.ArgumentError:
+        problem = "database: this URL has an option that its driver does not know, or no such driver exists."
+    except ModuleNotFoundError as error:
+        problem = f"database: the driver module {error.name} is not installed; {_INSTALL.get(name, 'install it')}."
+    else:
+        sa.event.listen(engine, "connect", _SET_UP[name])
+        return engine
+    raise ConfigurationError(problem)
+
+
+def _url(database: str | sa.URL) -> sa.URL:
+    try:
+        return sa.make_url(database)
+    except (sa.exc.ArgumentError, ValueError, TypeError):
+        pass  # its text may hold a password: not even the traceback shows it
+    raise ConfigurationError("database must be a database URL, an Engine or a SessionStore.")
+
+
+def in_memory(url: sa.URL) -> bool:
+    """Return whether *url* is of a SQLite database that lives in its connection."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def _pool(url: sa.URL) -> dict[str, Any]:
+    if in_memory(url):
+        # A database in memory lives in its connection: all threads take turns with the one.
+        return {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": _POOL_SECONDS}
+    return {"poolclass": QueuePool, "pool_timeout": _POOL_SECONDS}
+
+
+def _connect_args(url: sa.URL) -> dict[str, Any]:
+    """Return what bounds the waits, except where the URL sets it itself."""
+    wanted: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS}
+    if url.get_backend_name() == "sqlite":
+        wanted = {"check_same_thread": False}
+    elif url.get_driver_name() in ("pymysql", "mysqldb"):
+        wanted |= {"read_timeout": _ANSWER_SECONDS, "write_timeout": _ANSWER_SECONDS}
+    return {name: value for name, value in wanted.items() if name not in url.query}
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    """Let readers and the writer work side by side (WAL); durability stays SQLite's default."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError:
+            # The change of mode needs the file alone and does not wait for it: another worker starts too.
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0, 0.02))
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'; SET statement_timeout = '{_ANSWER_SECONDS}s'")
+
+
+def _set_up_mysql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}")
+
+
+_SET_UP = {
+    "sqlite": _set_up_sqlite,
+    "postgresql": _set_up_postgresql,
+    "mysql": _set_up_mysql,
+    "mariadb": _set_up_mysql,
+}

@@ -1,0 +1,157 @@
+"""One call of a WSGI application (PEP 3333): its answer held back until the session is decided.
+
+Knows when headers leave; knows nothing of what a session is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .headers import Headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+ExcInfo = Any
+Write = Callable[[bytes], object]
+
+
+class Responder(Protocol):
+    """What decides a response."""
+
+    def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
+        """Return the headers to be sent; called once, before the first byte can leave. May raise."""
+
+    def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
+        """Return the headers to be sent instead of those already decided."""
+
+
+class Exchange:
+    """Stands between the application's ``start_response`` and the server's."""
+
+    started = False  # the application has called start_response
+    decided = False  # the headers have gone to the server
+    _exc_info: ExcInfo = None
+    _server_write: Write
+
+    def __init__(self, server_start: "StartResponse", responder: Responder, environ: "WSGIEnvironment") -> None:
+        self.server_start = server_start
+        self._responder = responder
+        self._environ = environ
+
+    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo = None) -> Write:
+        """Take the application's status and headers; they go to the server with `send_headers`."""
+        if self.decided:
+            return self._start_again(status, headers, exc_info)
+        if self.started and exc_info is None:
+            raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
+        self.started = True
+        self._status, self._headers, self._exc_info = status, headers, exc_info
+        return self._write
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the application has answered with a status from 500 on."""
+        return self._status >= "5"
+
+    def send_headers(self) -> None:
+        """Have the response decided and start it at the server, once."""
+        if self.decided:
+            return
+        headers = self._responder.process_response(self._environ, self._status, self._headers)
+        self.decided = True
+        exc_info, self._exc_info = self._exc_info, None  # kept longer, it would tie up its frames
+        start = self.server_start
+        self._server_write = (
+            start(self._status, headers) if exc_info is None else start(self._status, headers, exc_info)
+        )
+
+    def _start_again(self, status: str, headers: Headers, exc_info: ExcInfo) -> Write:
+        # The server raises if the first headers are gone; else these replace them, session headers and all.
+        if exc_info is None:
+            return self.server_start(status, headers)
+        return self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
+
+    def _write(self, data: bytes) -> None:
+        self.send_headers()
+        self._server_write(data)
+
+
+class Body:
+    """An application's iterable, with something to be done before its first item and after its end.
+
+    A class and not a generator: a generator turns the StopIteration by which applications hand a
+    hijacked connection to gunicorn into a RuntimeError (PEP 479).
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[bytes],
+        at_end: Callable[[], object],
+        before_first: Callable[[], Iterable[bytes] | None] | None = None,
+    ) -> None:
+        self._iterable = iterable
+        self._iterator: Iterator[bytes] | None = None
+        self._at_end: Callable[[], object] | None = at_end
+        self._before_first = before_first
+
+    def __iter__(self) -> "Body":
+        return self
+
+    def __next__(self) -> bytes:
+        if self._iterator is None:
+            self._iterator = iter(self._iterable)
+        if self._before_first is None:
+            return next(self._iterator)
+        return self._first()
+
+    def _first(self) -> bytes:
+        before, self._before_first = self._before_first, None
+        assert before is not None, "called once"
+        assert self._iterator is not None, "set by __next__"
+        chunk = next(self._iterator, None)
+        instead = before()
+        if instead is not None:
+            self._iterator, chunk = iter(instead), None
+            return next(self._iterator)
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Close the application's iterable and do what is to be done at the end, each exactly once."""
+        at_end, self._at_end = self._at_end, None
+        if at_end is None:
+            return
+        try:
+            close = getattr(self._iterable, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._iterable, self._iterator = (), None
+            at_end()
+
+
+class ClosingList(list[bytes]):
+    """A list body with a close: servers that count its items, to send a Content-Length, still can."""
+
+    def __init__(self, items: Iterable[bytes], at_end: Callable[[], object]) -> None:
+        super().__init__(items)
+        self._at_end = at_end
+
+    def close(self) -> None:
+        """Do what is to be done at the end."""
+        self._at_end()
+
+
+_SIZED = (list, tuple)
+
+
+def is_complete(body: Any, file_wrapper: Any) -> bool:
+    """Return whether no application code runs while *body* is sent.
+
+    Such a body is passed on as it is: servers count the items of lists, send wrapped files by
+    sendfile, and know their own sentinels by identity.
+    """
+    if isinstance(body, _SIZED) or not hasattr(body, "__iter__"):
+        return True
+    return isinstance(file_wrapper, type) and isinstance(body, file_wrapper)

@@ -1,0 +1,51 @@
+"""What a response must say to caches about sessions. Lists in, lists out; nothing passed in is altered."""
+
+Headers = list[tuple[str, str]]
+
+
+def vary_on_cookie(headers: Headers) -> Headers:
+    """Return *headers* with ``Cookie`` in Vary, once (RFC 9110); an existing ``*`` says more and stays alone.
+
+    Without it a cache gives one visitor's page to another (CVE-2014-1418, CVE-2026-27205).
+    """
+    lines = [value for name, value in headers if name.lower() == "vary"]
+    if not lines:
+        return [*headers, ("Vary", "Cookie")]
+    fields = [field.strip() for line in lines for field in line.split(",") if field.strip()]
+    rest = [(name, value) for name, value in headers if name.lower() != "vary"]
+    if "*" in fields:
+        return [*rest, ("Vary", "*")]
+    if "cookie" not in (field.lower() for field in fields):
+        fields.append("Cookie")
+    return [*rest, ("Vary", ", ".join(fields))]
+
+
+def set_cookie(headers: Headers, name: str, value: str) -> Headers:
+    """Return *headers* with this Set-Cookie last, no other for the cookie *name*, and closed to caches.
+
+    One response has one cookie of a name (RFC 6265bis, 4.1.1).
+    """
+    ours = f"{name}="
+    kept = [pair for pair in headers if not (pair[1].startswith(ours) and pair[0].lower() == "set-cookie")]
+    kept.append(("Set-Cookie", value))
+    return forbid_storing(kept)
+
+
+def forbid_storing(headers: Headers) -> Headers:
+    """Return *headers* such that no cache may store the response.
+
+    A Set-Cookie alone does not keep a shared cache from storing and replaying it (RFC 9111, 7.3), and
+    the headers addressed to CDNs override Cache-Control (RFC 9213).
+    """
+    kept, forbidden = [], []
+    for pair in headers:
+        name = pair[0].lower()
+        if not name.endswith(("cache-control", "surrogate-control")):
+            kept.append(pair)
+        elif name == "cache-control" and "no-store" in _directives(pair[1]):
+            forbidden.append(pair)
+    return [*kept, *(forbidden or [("Cache-Control", "no-store")])]
+
+
+def _directives(value: str) -> list[str]:
+    return [directive.strip().lower() for directive in value.split(",")]

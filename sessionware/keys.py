@@ -1,0 +1,69 @@
+"""The session key: the secret in the cookie, and the digest that stands for it in the table."""
+
+import hashlib
+import re
+import secrets
+
+_matches = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+
+HANDLE_BYTES = 16
+
+# A second new key that exists already is no chance: the random source is broken.
+ATTEMPTS = 5
+
+
+class KeyTaken(Exception):
+    """A new session key exists already; the session that has it is untouched."""
+
+
+def new_key() -> str:
+    """Return a new session key: 256 random bits from the operating system in 43 URL-safe characters."""
+    return secrets.token_urlsafe(32)
+
+
+def is_key(value: str) -> bool:
+    """Return whether *value* has the one shape that a session key can have (OWASP: untrusted input)."""
+    return _matches(value) is not None
+
+
+def digest(session_key: str) -> bytes:
+    """Return the 32 bytes under which the session of *session_key* is stored.
+
+    A plain SHA-256 suffices: nobody can search 256 random bits. Whoever reads the table gets no
+    usable cookie (CVE-2019-16782), and the index never compares a secret.
+    """
+    return hashlib.sha256(session_key.encode("ascii")).digest()
+
+
+def handle(row_digest: bytes) -> str:
+    """Return the public name of a session: half of its digest, in 32 hexadecimal characters."""
+    return row_digest[:HANDLE_BYTES].hex()
+
+
+def handle_range(name: str) -> tuple[bytes, bytes] | None:
+    """Return the lowest and highest digest that the handle *name* can stand for; None if it is no handle."""
+    if re.fullmatch(r"[0-9a-f]{32}", name) is None:
+        return None
+    prefix = bytes.fromhex(name)
+    rest = 32 - HANDLE_BYTES
+    return prefix + b"\x00" * rest, prefix + b"\xff" * rest
+
+
+def as_handle(name: str | None) -> str | None:
+    """Return *name*, a handle or a session key, as a handle; None if it is None."""
+    return handle(digest(name)) if name is not None and is_key(name) else name
+
+
+def checked_user_id(user_id: str | int) -> str:
+    """Return *user_id* as the text under which its sessions are stored and found.
+
+    Surrounding blanks are refused because MariaDB would not tell them apart. Raises ValueError for
+    what cannot be stored, TypeError for what is neither text nor a whole number.
+    """
+    if type(user_id) is int:
+        user_id = str(user_id)
+    if type(user_id) is not str:
+        raise TypeError("user_id must be str or int.")
+    if not 0 < len(user_id) <= 255 or user_id != user_id.strip() or not user_id.isprintable():
+        raise ValueError("user_id must have 1 to 255 printable characters and no blanks around them.")
+    return user_id

@@ -1,0 +1,513 @@
+"""What becomes of one session during one request: found, changed, stored, rotated, ended.
+
+Knows rows as records and values as a dictionary; knows no SQL, no cookie syntax and no HTTP.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from . import keys
+from .codec import Codec, Undecodable
+from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable
+from .events import Events
+from .merge import OnConflict, adopt, merge
+from .record import Lifetime, Record, new_revision
+
+if TYPE_CHECKING:
+    from .cookie import Candidates
+    from .store import SessionStore
+
+T = TypeVar("T")
+Values = dict[str, Any]
+
+# How often a save competes freely before it asks for the row's lock.
+_FREE_ATTEMPTS = 4
+_PAUSE_SECONDS = 0.004
+
+
+class Outcome(Enum):
+    """What a request did to its session."""
+
+    UNTOUCHED = "untouched"
+    READ = "read"
+    CREATED = "created"
+    SAVED = "saved"
+    TOUCHED = "touched"
+    ROTATED = "rotated"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What all sessions of one middleware share."""
+
+    store: "SessionStore"
+    codec: Codec
+    lifetime: Lifetime
+    events: Events
+    max_bytes: int
+    on_conflict: OnConflict | None
+    extend_always: bool
+    clock: Callable[[], float]
+    read_cookie: "Callable[[str | None], Candidates]"
+
+
+class Lifecycle:
+    """One session during one request.
+
+    *values* is None until they are needed. *record* is the row as this request last saw it, None if
+    there is no live session; *key* and *digest* belong to it. *superseded* means that the session lives
+    on under a key that this request does not have: nothing is stored then, and no cookie sent.
+    """
+
+    values: Values | None = None
+    record: Record | None = None
+    key: str | None = None
+    digest: bytes = b""
+    superseded = False
+    stale = False  # a cookie of ours was sent, and names no live session
+    user_id: str | None = None
+    expiry: int | None = None
+    next_key: str | None = None  # set while a rotation waits for the save
+    admitted_at: float | None = None  # when cycle_key or login was called
+    restarts = False  # a login: the absolute timeout begins anew
+    cleared = False  # everything stored is to go, whatever other requests have added
+    forced = False  # the application says that it has changed something
+    outcome = Outcome.READ
+    _resolved = False
+
+    def __init__(self, settings: SessionSettings, header: str | None) -> None:
+        self._settings = settings
+        self._store = settings.store
+        self.candidates = settings.read_cookie(header)
+
+    def now(self) -> int:
+        """Return the present in whole epoch seconds."""
+        return int(self._settings.clock())
+
+    # Found
+
+    def open(self) -> Values:
+        """Return the values, loading them at the first call; one statement, none without a key."""
+        if self.values is None:
+            self.resolve()
+        assert self.values is not None, "resolve gives the values"
+        return self.values
+
+    def resolve(self) -> None:
+        """Find out, once, which session the cookie names. Raises StoreUnavailable, and may be called again then."""
+        if self._resolved:
+            return
+        found = self._find()
+        loaded = {} if found is None else self._take(*found)
+        self._resolved = True
+        if self.values is None:
+            self.values = loaded
+
+    def _find(self) -> tuple[str, bytes, Record] | None:
+        offered = self.candidates.keys
+        if len(offered) == 1:
+            key, digest = offered[0], keys.digest(offered[0])
+            record = self._store.load(digest)
+            if record is not None and record.is_live(self.now()):
+                return key, digest, record
+            return self._choose({digest: key}, {} if record is None else {digest: record})
+        if offered:
+            digests = {keys.digest(key): key for key in offered}
+            return self._choose(digests, self._store.load_any(list(digests)))
+        if self.candidates.present:
+            self.stale = True
+            self._settings.events.emit("malformed", reason="a cookie that is no session key")
+        return None
+
+    def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
+        """Return the one live session among those offered; two are one too many, whatever their order."""
+        now = self.now()
+        live = [(digests[digest], digest, record) for digest, record in records.items() if record.is_live(now)]
+        if len(live) == 1:
+            return live[0]
+        if live:
+            # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
+            self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
+        elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
+            self.superseded = True
+        else:
+            self.stale = True
+            self._report_miss(digests, records)
+        return None
+
+    def _report_miss(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> None:
+        for digest, record in records.items():
+            if not record.is_tombstone():
+                self._settings.events.emit("ended", keys.handle(digest), record.user_id, "expired")
+                return
+        self._settings.events.emit("unknown", keys.handle(next(iter(digests))), reason="no such session")
+
+    def _take(self, key: str, digest: bytes, record: Record) -> Values:
+        try:
+            values = self._decode(record)
+        except Undecodable as error:
+            self.stale = True
+            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
+            return {}
+        self.key, self.digest, self.record = key, digest, record
+        self.user_id, self.expiry = record.user_id, record.expiry
+        return values
+
+    def _decode(self, record: Record) -> Values:
+        if record.format != self._settings.codec.format:
+            raise Undecodable(f"format {record.format}")
+        assert record.data is not None, "a tombstone has no values"
+        if len(record.data) > self._settings.max_bytes:
+            raise Undecodable("larger than max_bytes")
+        return self._settings.codec.decode(record.data)
+
+    def known_key(self) -> str | None:
+        """Return the key the session has or gets with the save; before it is found, the one the cookie offers."""
+        offered = None if self._resolved or not self.candidates.keys else self.candidates.keys[0]
+        return self.next_key or self.key or offered
+
+    # Stored
+
+    def pending(self, *, dirty: bool, demanded: bool = False) -> str | None:
+        """Return the text to be stored, or None if nothing is to be.
+
+        *dirty*: the values may have changed. *demanded*: the application asks for a row even if it is empty.
+        """
+        self.resolve()
+        values = self.open()
+        if self.record is None:
+            wanted = demanded or bool(values) or self.user_id is not None
+            return self._encode(values) if wanted and not self.superseded else None
+        decided = self.forced or self.next_key is not None or self.expiry != self.record.expiry
+        if not decided and not dirty:
+            return None
+        text = self._encode(values)
+        return text if decided or text != self.record.data else None
+
+    def save(self, text: str) -> None:
+        """Store *text*, the encoded values, and whatever else waits: a new key, a login, an expiry.
+
+        Raises SessionInterrupted if another request has ended or rotated the session, and StoreUnavailable.
+        """
+        if self.superseded:
+            raise SessionInterrupted(ended=False)
+        if self.expiry is not None and self._draft(text).expires_at <= self.now():
+            self.end("expired")
+        elif self.record is None:
+            self._create(text)
+        else:
+            self._overwrite(text)
+
+    def _encode(self, values: Values) -> str:
+        text = self._settings.codec.encode(values)
+        if len(text) > self._settings.max_bytes:
+            self._refuse_size(values, len(text))
+        return text
+
+    def _refuse_size(self, values: Values, size: int) -> NoReturn:
+        encode = self._settings.codec.encode
+        sizes = {name: len(encode({name: value})) for name, value in values.items()}
+        largest = max(sizes, key=sizes.__getitem__)
+        raise SessionTooLarge(
+            f"The session takes {size} bytes, max_bytes is {self._settings.max_bytes}; "
+            f"its largest key is {largest[:60]!r} with {sizes[largest]} bytes."
+        )
+
+    def _draft(self, text: str) -> Record:
+        now, old = self.now(), self.record
+        if old is not None:
+            now = max(now, old.used_at)  # a clock that was set back takes nothing from the session
+        created = now if old is None or self.restarts else old.created_at
+        end = self._settings.lifetime.expires_at(created, now, self.expiry)
+        return Record(text, self._settings.codec.format, new_revision(), self.user_id, created, now, end, self.expiry)
+
+    def _create(self, text: str) -> None:
+        draft = self._draft(text)
+        key = self._store.insert_new(draft)
+        self._stored(key, draft, Outcome.CREATED)
+        self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
+        if draft.user_id is not None:
+            self._check_admission(None)
+
+    def _overwrite(self, text: str) -> None:
+        for attempt in range(_FREE_ATTEMPTS):
+            draft = self._draft(text)
+            if self._write(draft):
+                return self._overwritten(draft)
+            self._accept(self._store.load(self.digest))
+            text = self._encode(self.open())
+            time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
+        return self._overwrite_locked()
+
+    def _write(self, draft: Record) -> bool | None:
+        assert self.record is not None, "only a stored session is overwritten"
+        base, now = self.record.revision, self.now()
+        if self.next_key is None:
+            return self._store.update(self.digest, draft, base, now)
+        return self._with_next_key(lambda new: self._store.rotate(self.digest, new, draft, base, now))
+
+    def _overwrite_locked(self) -> None:
+        drafts: list[Record] = []
+
+        def change(found: Record | None) -> Record:
+            self._accept(found)
+            drafts.append(self._draft(self._encode(self.open())))
+            return drafts[-1]
+
+        now = self.now()
+        if self.next_key is None:
+            self._store.modify(self.digest, change, now)
+        else:
+            self._with_next_key(lambda new: self._store.modify(self.digest, change, now, new))
+        self._overwritten(drafts[-1])
+
+    def _with_next_key(self, move: Callable[[bytes], T]) -> T:
+        for _ in range(keys.ATTEMPTS):
+            assert self.next_key is not None, "only for a rotation"
+            try:
+                return move(keys.digest(self.next_key))
+            except keys.KeyTaken:
+                self.next_key = keys.new_key()
+        raise StoreUnavailable("Every new session key existed already: the random source is broken.")
+
+    def _accept(self, found: Record | None) -> None:
+        """Make the row *found* the new base: what others have stored meanwhile is merged into our values."""
+        if found is None or not found.is_live(self.now()):
+            self._interrupt(found)
+        assert self.record is not None, "only a stored session has a base"
+        if found.revision == self.record.revision:
+            return
+        try:
+            theirs = self._decode(found)
+            base = theirs if self.cleared else self._decode(self.record)
+        except Undecodable:
+            self._interrupt(None)
+        merged = merge(base, self.open(), theirs, self._settings.on_conflict)
+        adopt(self.open(), merged.values)
+        if self.expiry == self.record.expiry:
+            self.expiry = found.expiry
+        self.record = found
+        reason = f"{len(merged.conflicts)} keys changed on both sides"
+        self._settings.events.emit("merged", keys.handle(self.digest), self.user_id, reason)
+
+    def _interrupt(self, found: Record | None) -> NoReturn:
+        ended = found is None or not found.is_tombstone()
+        reason = "ended by another request" if ended else "given a new key by another request"
+        self._settings.events.emit("dropped", keys.handle(self.digest), self.user_id, reason)
+        self._forget()
+        self.superseded, self.stale = not ended, ended
+        raise SessionInterrupted(ended=ended)
+
+    def _overwritten(self, draft: Record) -> None:
+        if self.next_key is None:
+            return self._stored(self.key, draft, Outcome.SAVED)
+        old_handle = keys.handle(self.digest)
+        self._stored(self.next_key, draft, Outcome.ROTATED)
+        self._settings.events.emit("rotated", keys.handle(self.digest), self.user_id, f"was {old_handle}")
+        return self._check_admission(old_handle)
+
+    def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
+        assert key is not None, "a stored session has a key"
+        if key != self.key:
+            self.key, self.digest = key, keys.digest(key)
+        self.record, self.next_key = draft, None
+        self.restarts = self.cleared = self.forced = self.stale = False
+        self.outcome = outcome
+
+    def _check_admission(self, old_handle: str | None) -> None:
+        """End the session again if its user was revoked while the login or rotation was under way."""
+        since = self.admitted_at
+        if since is None or not self._store.revoked_since(self.user_id, since, old_handle):
+            return
+        self._store.delete(self.digest)
+        self._settings.events.emit("ended", keys.handle(self.digest), self.user_id, "revoked")
+        self._forget()
+        self.stale = True
+        raise SessionInterrupted(ended=True)
+
+    def drop(self, reason: str) -> None:
+        """Report that changes of this request are not stored."""
+        self._settings.events.emit("dropped", reason=reason)
+
+    # Changed at once
+
+    def atomic(self, change: Callable[[Values], T]) -> T:
+        """Run *change* on the newest stored values and store the result, again until nobody came between."""
+        self.resolve()
+        if self.superseded:
+            raise SessionInterrupted(ended=False)
+        if self.record is None:
+            result = change(self.open())
+            self._create(self._encode(self.open()))
+            return result
+        found: Record | None = self.record
+        for attempt in range(_FREE_ATTEMPTS):
+            live = self._newest(found)
+            draft, result = self._changed(live, change)
+            stored = self._store.update(self.digest, draft, live.revision, self.now())
+            if stored is None:
+                raise StoreUnavailable("The connection broke, and whether the change was stored cannot be told.")
+            if stored:
+                self._rebase(draft)
+                return result
+            time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
+            found = self._store.load(self.digest)
+        return self._atomic_locked(change)
+
+    def _atomic_locked(self, change: Callable[[Values], T]) -> T:
+        done: list[tuple[Record, T]] = []
+
+        def under_lock(found: Record | None) -> Record:
+            done.append(self._changed(self._newest(found), change))
+            return done[-1][0]
+
+        try:
+            self._store.modify(self.digest, under_lock, self.now())
+        except StoreUnavailable as error:
+            if not error.busy:
+                raise
+            busy = True
+        else:
+            busy = False
+        if busy:
+            raise SessionConflict("Other requests kept this session busy; the change was not stored.")
+        draft, result = done[-1]
+        self._rebase(draft)
+        return result
+
+    def _newest(self, found: Record | None) -> Record:
+        if found is None or not found.is_live(self.now()):
+            self._interrupt(found)
+        return found
+
+    def _changed(self, found: Record, change: Callable[[Values], T]) -> tuple[Record, T]:
+        values = self._decode(found)
+        result = change(values)
+        now = max(self.now(), found.used_at)
+        end = self._settings.lifetime.expires_at(found.created_at, now, found.expiry)
+        draft = found._replace(data=self._encode(values), revision=new_revision(), used_at=now, expires_at=end)
+        return draft, result
+
+    def _rebase(self, draft: Record) -> None:
+        """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
+        assert self.record is not None, "only a stored session is rebased"
+        theirs = self._decode(draft)
+        base = theirs if self.cleared else self._decode(self.record)
+        adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
+        self.record = draft
+        if self.outcome is Outcome.READ:
+            self.outcome = Outcome.SAVED
+
+    def cycle_key(self) -> None:
+        """Have the session stored under a new key at its next save; one that is not stored gets a new key anyway."""
+        self.resolve()
+        self.admitted_at = time.time()  # an order of events between processes, so not the injected clock
+        if self.record is not None:
+            self.next_key = keys.new_key()
+
+    def login(self, user_id: str) -> None:
+        """Make the session *user_id*'s: another user's values go, the key is cycled, its age begins anew."""
+        self.resolve()
+        values = self.open()
+        if self.superseded:
+            raise SessionInterrupted(ended=False)
+        if self.user_id not in (None, user_id):
+            values.clear()
+            self.cleared = True
+            self.expiry = None
+        self.user_id = user_id
+        self.restarts = True
+        self.cycle_key()
+
+    def clear(self) -> None:
+        """Drop all values, also those that other requests add before the save, without loading them."""
+        if self.values is None:
+            self.values = {}
+        self.values.clear()
+        self.cleared = True
+
+    # Used and ended
+
+    def max_age(self) -> int | None:
+        """Return how many seconds the cookie may live from now; None: until the browser closes."""
+        lifetime, record = self._settings.lifetime, self.record
+        if record is None:  # extended unseen: of default lifetime
+            return lifetime.max_age(lifetime.idle, None)
+        return lifetime.max_age(record.expires_at - record.used_at, record.expiry)
+
+    def touch(self) -> None:
+        """Extend the session if its use is worth a write.
+
+        A database that fails here fails nobody: the values have been read, and the next use tries again.
+        """
+        record, now, lifetime = self.record, self.now(), self._settings.lifetime
+        if record is None or now <= record.used_at:
+            return
+        if not (self._settings.extend_always or lifetime.is_due(record, now)):
+            return
+        end = lifetime.expires_at(record.created_at, now, record.expiry)
+        try:
+            hit = self._store.touch(self.digest, record._replace(expires_at=end), now)
+        except StoreUnavailable as error:
+            self._settings.events.emit("dropped", keys.handle(self.digest), self.user_id, f"not extended: {error}")
+            return
+        if hit:
+            self.record = record._replace(used_at=now, expires_at=end)
+            self.outcome = Outcome.TOUCHED if self.outcome is Outcome.READ else self.outcome
+
+    def touch_unseen(self) -> None:
+        """Extend the session that the cookie names, used or not; in one statement where its lifetime is the default."""
+        try:
+            self._touch_unseen()
+        except StoreUnavailable as error:
+            self._settings.events.emit("dropped", reason=f"not extended: {error}")
+
+    def _touch_unseen(self) -> None:
+        lifetime = self._settings.lifetime
+        if len(self.candidates.keys) == 1:
+            (key,) = self.candidates.keys
+            if self._store.touch_unseen(keys.digest(key), lifetime, self.now()):
+                self.key, self.outcome = key, Outcome.TOUCHED
+                return
+        self.resolve()
+        self.touch()
+
+    def end(self, reason: str) -> None:
+        """Delete the session at once; what is left is an empty one without a key.
+
+        Raises SessionInterrupted if it lives on under another key, and StoreUnavailable; in both cases
+        this request is rid of it.
+        """
+        if len(self.candidates.keys) > 1:
+            self.resolve()
+        offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
+        key, user_id, superseded = self.key or offered, self.user_id, self.superseded
+        self._forget()
+        self.outcome = Outcome.ENDED
+        if superseded:
+            self._leave_to_its_new_key()
+        if key is not None:
+            self._delete(keys.digest(key), user_id, reason)
+
+    def _delete(self, digest: bytes, user_id: str | None, reason: str) -> None:
+        if self._store.delete(digest):
+            self._settings.events.emit("ended", keys.handle(digest), user_id, reason)
+            return
+        found = self._store.load(digest)
+        if found is not None and found.is_tombstone() and found.expires_at > self.now():
+            self._leave_to_its_new_key()
+
+    def _leave_to_its_new_key(self) -> NoReturn:
+        self.superseded, self.outcome = True, Outcome.READ
+        raise SessionInterrupted(ended=False)
+
+    def _forget(self) -> None:
+        self.values, self._resolved = {}, True
+        self.record = self.key = self.user_id = self.expiry = self.next_key = None
+        self.digest = b""
+        self.restarts = self.cleared = self.forced = self.superseded = self.stale = False

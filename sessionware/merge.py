@@ -1,0 +1,115 @@
+"""Three-way merge of values: what I changed and what the other request changed, both kept.
+
+Pure functions. A change is found by comparing with the common base, key by key, in dictionaries of
+dictionaries at every level; any other value changes as a whole.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+
+class _Missing(Enum):
+    MISSING = "MISSING"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+MISSING: Final = _Missing.MISSING
+"""Stands for a key that is not there; false. A conflict handler may get it, and return it to delete."""
+
+OnConflict = Callable[[str, Any, Any, Any], Any]
+
+
+class Merged(NamedTuple):
+    """The merged values, and the path of each key that both sides had changed to something different."""
+
+    values: dict[str, Any]
+    conflicts: list[tuple[Any, ...]]
+
+
+def merge(
+    base: dict[str, Any],
+    mine: dict[str, Any],
+    theirs: dict[str, Any],
+    on_conflict: OnConflict | None = None,
+) -> Merged:
+    """Return *theirs* with the changes that lead from *base* to *mine*.
+
+    Where both sides changed one key differently, ``on_conflict(key, base, mine, theirs)`` gives the
+    value (each argument may be MISSING); without it mine wins. Nothing passed in is altered.
+    """
+    conflicts: list[tuple[Any, ...]] = []
+    return Merged(_merge_dicts((), base, mine, theirs, on_conflict or _mine_wins, conflicts), conflicts)
+
+
+def _mine_wins(_key: str, _base: Any, mine: Any, _theirs: Any) -> Any:
+    return mine
+
+
+def _merge_dicts(
+    path: tuple[Any, ...],
+    base: dict[Any, Any],
+    mine: dict[Any, Any],
+    theirs: dict[Any, Any],
+    on_conflict: OnConflict,
+    conflicts: list[tuple[Any, ...]],
+) -> dict[Any, Any]:
+    merged = {}
+    for key in (*theirs, *(key for key in mine if key not in theirs)):
+        sides = (base.get(key, MISSING), mine.get(key, MISSING), theirs.get(key, MISSING))
+        value = _merge_value((*path, key), *sides, on_conflict, conflicts)
+        if value is not MISSING:
+            merged[key] = value
+    return merged
+
+
+def _merge_value(
+    path: tuple[Any, ...],
+    base: Any,
+    mine: Any,
+    theirs: Any,
+    on_conflict: OnConflict,
+    conflicts: list[tuple[Any, ...]],
+) -> Any:
+    if same(mine, base):
+        return theirs
+    if same(theirs, base) or same(mine, theirs):
+        return mine
+    if type(mine) is dict and type(theirs) is dict:
+        common = base if type(base) is dict else {}
+        return _merge_dicts(path, common, mine, theirs, on_conflict, conflicts)
+    conflicts.append(path)
+    return on_conflict(path[-1], base, mine, theirs)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal and of equal types at every level: 1, 1.0 and True differ."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if type(one) is dict:
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if type(one) in (float, Decimal):
+        return repr(one) == repr(other)  # a NaN equals itself here, and 0.0 is not -0.0
+    return bool(one == other)
+
+
+def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:
+    """Change *mine* to equal *merged* in place, so that references the application holds stay good."""
+    for key in [key for key in mine if key not in merged]:
+        del mine[key]
+    for key, value in merged.items():
+        old = mine.get(key, MISSING)
+        if type(old) is dict and type(value) is dict:
+            adopt(old, value)
+        elif not same(old, value):
+            mine[key] = value

@@ -1,0 +1,303 @@
+"""SessionMiddleware: WSGI in, WSGI out."""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from . import options, responses
+from .codec import Codec
+from .cookie import SessionCookie
+from .errors import (
+    ConfigurationError,
+    SessionConflict,
+    SessionInterrupted,
+    SessionwareError,
+    StoreUnavailable,
+)
+from .events import SessionEvent, logger
+from .exchange import Body, ClosingList, Exchange, is_complete
+from .headers import Headers, forbid_storing, set_cookie, vary_on_cookie
+from .lifecycle import Lifecycle, Outcome, SessionSettings
+from .merge import OnConflict
+from .record import Lifetime
+from .session import Session
+from .store import SessionStore
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_IDLE = timedelta(days=14)
+_ABSOLUTE = timedelta(days=90)
+
+_ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
+_SENDS_COOKIE = (Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED)
+
+_PURGE_BATCH = 1000
+_PURGE_SOON_SECONDS = 1
+_OUTAGE_LOG_SECONDS = 60
+
+
+class SessionMiddleware:
+    """Give a WSGI application server-side sessions, kept in its SQL database.
+
+    ``environ["sessionware.session"]`` is the `Session`. *database* is a URL (``postgresql+psycopg://...``,
+    ``mysql+pymysql://...``, ``sqlite:///file.db``), an Engine or a `SessionStore`; durations are timedelta
+    or whole seconds. The README has the table of options with their defaults and reasons.
+
+    Raises ConfigurationError for every wrong or contradictory option. Nothing connects here and no
+    thread starts: the middleware may be made before a server forks its workers.
+    """
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        database: str | sa.URL | sa.Engine | SessionStore,
+        *,
+        cookie_name: str | None = None,
+        cookie_domain: str | None = None,
+        cookie_path: str = "/",
+        cookie_secure: bool = True,
+        cookie_httponly: bool = True,
+        cookie_samesite: str = "Lax",
+        cookie_partitioned: bool = False,
+        idle_timeout: timedelta | int = _IDLE,
+        absolute_timeout: timedelta | int | None = _ABSOLUTE,
+        expire_at_browser_close: bool = False,
+        save_every_request: bool = False,
+        max_bytes: int = 1_048_576,
+        on_conflict: OnConflict | None = None,
+        on_event: Callable[[SessionEvent], object] | None = None,
+        purge_interval: timedelta | int | None = timedelta(minutes=5),
+        create_table: bool = True,
+        codec: Codec | None = None,
+        environ_key: str = "sessionware.session",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        options.function("app", app, optional=False)
+        options.function("on_conflict", on_conflict)
+        options.function("clock", clock, optional=False)
+        self.app = app
+        self.cookie = SessionCookie(
+            cookie_name,
+            domain=cookie_domain,
+            path=cookie_path,
+            secure=options.flag("cookie_secure", cookie_secure),
+            httponly=options.flag("cookie_httponly", cookie_httponly),
+            samesite=cookie_samesite,
+            partitioned=options.flag("cookie_partitioned", cookie_partitioned),
+        )
+        lifetime = _lifetime(idle_timeout, absolute_timeout, expire_at_browser_close)
+        self.store = _store(database, lifetime, codec, create_table, on_event, clock)
+        self._settings = SessionSettings(
+            store=self.store,
+            codec=self.store.codec,
+            lifetime=lifetime,
+            events=self.store.events.with_hook(on_event, clock),
+            max_bytes=options.size("max_bytes", max_bytes),
+            on_conflict=on_conflict,
+            extend_always=options.flag("save_every_request", save_every_request),
+            clock=clock,
+            read_cookie=self.cookie.read,
+        )
+        self.environ_key = options.text("environ_key", environ_key)
+        self._purge_seconds = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
+        # Workers start together and may not live long: each begins somewhere within the interval.
+        self._purge_at = clock() + (self._purge_seconds or 0) * random.uniform(0.02, 1)
+        self._outage_logged_at = float("-inf")
+        self._warned_of_http = False
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Run the application with a session (PEP 3333)."""
+        if self.environ_key in environ:
+            return self.app(environ, start_response)  # wrapped twice, or a request within a request
+        session = self.process_request(environ)
+        exchange = Exchange(start_response, self, environ)
+        body: Iterable[bytes] | None = None
+        try:
+            body = self.app(environ, exchange.start_response)
+            if exchange.started:
+                exchange.send_headers()
+        except _ANSWERED as error:
+            _close(body)
+            if exchange.decided:
+                raise
+            return self._answer(error, session, environ, start_response)
+        except BaseException:
+            _close(body)
+            raise
+        return self._hand_over(body, exchange, session, environ)
+
+    def process_request(self, environ: "WSGIEnvironment") -> Session:
+        """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
+        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        return session
+
+    def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
+        """Store what the request has changed and return the headers to be sent; *headers* stay unaltered.
+
+        An untouched session returns *headers* themselves. With a *status* from 500 on nothing is stored
+        but what already was. Raises SessionInterrupted, StoreUnavailable, SessionTooLarge, UnstorableValue.
+        """
+        session = environ.get(self.environ_key)
+        if not isinstance(session, Session):
+            return headers  # the application has put something else there: it is in charge
+        if session.consulted() is None:
+            if not (self._settings.extend_always and session.extend_unused()):
+                return headers
+        elif status < "5":
+            session.commit()
+        return self.redress(environ, status, headers)
+
+    def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
+        """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
+        session = environ.get(self.environ_key)
+        if not isinstance(session, Session) or (life := session.consulted()) is None:
+            return headers
+        headers = vary_on_cookie(headers)
+        if session.wants_site_data_cleared():
+            headers.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
+        cookie = self._cookie_after(life, status)
+        return headers if cookie is None else self._with_cookie(environ, headers, cookie)
+
+    def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
+        if life.superseded:
+            return None  # the browser has, or will get, a newer cookie than ours
+        if life.key is not None and life.outcome in _SENDS_COOKIE:
+            # A 304 updates stored responses: it is no place for a cookie that merely lives longer.
+            if status.startswith("304") and life.outcome in (Outcome.SAVED, Outcome.TOUCHED):
+                return None
+            return self.cookie.issue(life.key, life.max_age())
+        return self.cookie.clear() if self._is_dead(life) else None
+
+    def _is_dead(self, life: Lifecycle) -> bool:
+        """Return whether the browser has a cookie that is of no more use."""
+        return life.candidates.present and (life.stale or life.outcome is Outcome.ENDED)
+
+    def _with_cookie(self, environ: "WSGIEnvironment", headers: Headers, cookie: str) -> Headers:
+        if self.cookie.secure and environ.get("wsgi.url_scheme") == "http" and not self._warned_of_http:
+            self._warned_of_http = True
+            logger.warning(
+                "A Secure session cookie was sent over plain http: browsers keep it for localhost only. "
+                "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
+                "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
+            )
+        return set_cookie(headers, self.cookie.name, cookie)
+
+    def _hand_over(
+        self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
+    ) -> Iterable[bytes]:
+        complete = is_complete(body, environ.get("wsgi.file_wrapper"))
+        if not exchange.started:
+            if complete:
+                return body  # a hijacked connection, or a mistake that the server reports
+            first = partial(self._before_first, exchange, session, environ)
+            return Body(body, partial(self._at_end, exchange, session), first)
+        if session.consulted() is None:
+            session.headers_sent(None if complete else body)
+            return body
+        if not complete:
+            session.headers_sent()
+            return Body(body, partial(self._at_end, exchange, session))
+        if self._purge_is_due() and isinstance(body, list | tuple):
+            return ClosingList(body, self._purge)
+        return body
+
+    def _before_first(self, exchange: Exchange, session: Session, environ: "WSGIEnvironment") -> Iterable[bytes] | None:
+        """Decide the response of an application that called start_response late; return another body, if refused."""
+        if not exchange.started:
+            return None
+        try:
+            exchange.send_headers()
+        except _ANSWERED as error:
+            return self._answer(error, session, environ, exchange.server_start)
+        session.headers_sent()
+        return None
+
+    def _at_end(self, exchange: Exchange, session: Session) -> None:
+        if exchange.decided and not exchange.failed:
+            session.commit_late()
+        if session.consulted() is not None and self._purge_is_due():
+            self._purge()
+
+    def _answer(
+        self,
+        error: SessionwareError,
+        session: Session,
+        environ: "WSGIEnvironment",
+        start_response: "StartResponse",
+    ) -> Iterable[bytes]:
+        answer = responses.interrupted() if isinstance(error, SessionInterrupted) else responses.unavailable()
+        if not isinstance(error, SessionInterrupted):
+            self._report_outage(error)
+        headers = forbid_storing(vary_on_cookie(answer.headers))
+        life = session.consulted()
+        # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
+        if life is not None and not life.superseded and self._is_dead(life):
+            headers = set_cookie(headers, self.cookie.name, self.cookie.clear())
+        start_response(answer.status, headers)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
+
+    def _report_outage(self, error: SessionwareError) -> None:
+        now = time.monotonic()
+        if now - self._outage_logged_at >= _OUTAGE_LOG_SECONDS:
+            self._outage_logged_at = now
+            logger.error("Requests that use their session are answered with 503: %s", error)
+
+    def _purge_is_due(self) -> bool:
+        return self._purge_seconds is not None and self._settings.clock() >= self._purge_at
+
+    def _purge(self) -> None:
+        """Remove one batch of expired rows; a full batch means another soon."""
+        if self._purge_seconds is None or not self._purge_is_due():
+            return
+        self._purge_at = self._settings.clock() + self._purge_seconds
+        try:
+            removed = self.store.purge(batch_size=_PURGE_BATCH, max_batches=1)
+        except StoreUnavailable as error:
+            logger.warning("Expired sessions could not be removed: %s", error)
+            return
+        if removed >= _PURGE_BATCH:
+            self._purge_at = self._settings.clock() + _PURGE_SOON_SECONDS
+
+
+def _lifetime(idle: timedelta | int, absolute: timedelta | int | None, browser: bool) -> Lifetime:
+    idle_seconds = options.seconds("idle_timeout", idle)
+    limit = None if absolute is None else options.seconds("absolute_timeout", absolute)
+    if limit is not None and idle_seconds > limit and idle != _IDLE:
+        raise ConfigurationError("idle_timeout must not exceed absolute_timeout; raise that, or set it to None.")
+    return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser))
+
+
+def _store(
+    database: Any,
+    lifetime: Lifetime,
+    codec: Codec | None,
+    create_table: bool,
+    on_event: Callable[[SessionEvent], object] | None,
+    clock: Callable[[], float],
+) -> SessionStore:
+    options.function("on_event", on_event)
+    if not isinstance(database, SessionStore):
+        options.flag("create_table", create_table)
+        return SessionStore(
+            database,
+            lifetime=lifetime,
+            codec=codec,
+            create_table=create_table,
+            on_event=on_event,
+            clock=clock,
+        )
+    if codec is not None or create_table is not True:
+        raise ConfigurationError("codec and create_table belong to the SessionStore that was passed.")
+    return database
+
+
+def _close(body: Any) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()

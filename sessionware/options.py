@@ -1,0 +1,47 @@
+"""Checks of single options; each raises a ConfigurationError that names the option and its rule."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from .errors import ConfigurationError
+
+# A hundred years: what lies beyond is a slip, and would overflow somewhere.
+_LONGEST_SECONDS = 36525 * 86400
+
+
+def seconds(name: str, value: timedelta | int) -> int:
+    """Return a duration, given as timedelta or whole seconds, in seconds."""
+    if isinstance(value, bool) or not isinstance(value, timedelta | int):
+        raise ConfigurationError(f"{name} must be a timedelta or whole seconds.")
+    whole = int(value.total_seconds()) if isinstance(value, timedelta) else value
+    if not 1 <= whole <= _LONGEST_SECONDS:
+        raise ConfigurationError(f"{name} must be between one second and a hundred years.")
+    return whole
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return a switch."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False.")
+    return value
+
+
+def function(name: str, value: Callable[..., Any] | None, *, optional: bool = True) -> None:
+    """Check something that will be called."""
+    if not (callable(value) or (optional and value is None)):
+        raise ConfigurationError(f"{name} must be callable{' or None' if optional else ''}.")
+
+
+def size(name: str, value: int) -> int:
+    """Return a number of bytes."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise ConfigurationError(f"{name} must be a whole number of bytes, at least 2.")
+    return value
+
+
+def text(name: str, value: str) -> str:
+    """Return a name that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be a text that is not empty.")
+    return value

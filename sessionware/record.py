@@ -1,0 +1,103 @@
+"""What travels between session and table: the record, and the rule of when it ends.
+
+All times are whole epoch seconds, UTC: no time zones, no 2038, one comparison on every database.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+HOUR = 3600
+FOREVER = 2**53
+LAST_MOMENT = 253_402_300_799  # the end of the year 9999
+
+# How long the place of a rotated session is kept, so that requests still under way with the old key
+# can be told from strangers. Longer than any request should run.
+TOMBSTONE_SECONDS = 300
+
+
+class Record(NamedTuple):
+    """One row, without its digest.
+
+    *data* is the encoded values, or None in a tombstone. *revision* is the random number that a save
+    must find unchanged. *expiry* is what ``set_expiry`` asked for, in one number:
+
+    =========  ==========================================================
+    None       the lifetime of the middleware
+    0          until the browser closes
+    n > 0      n seconds after the last use
+    n < 0      at the moment ``-n``, however often it is used
+    =========  ==========================================================
+    """
+
+    data: str | None
+    format: int
+    revision: int
+    user_id: str | None
+    created_at: int
+    used_at: int
+    expires_at: int
+    expiry: int | None
+
+    def is_tombstone(self) -> bool:
+        """Return whether this is the place of a session that lives on under another key."""
+        return self.data is None
+
+    def is_live(self, now: int) -> bool:
+        """Return whether this authenticates a request at *now*."""
+        return self.data is not None and self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """When a session ends: *idle* seconds after its last use, *absolute* seconds after its creation or login.
+
+    *absolute* None means no such limit. *browser* True means that the cookie goes when the browser closes.
+    """
+
+    idle: int = 14 * 24 * HOUR
+    absolute: int | None = 90 * 24 * HOUR
+    browser: bool = False
+
+    def idle_of(self, expiry: int | None) -> int:
+        """Return after how many seconds without use a session with this *expiry* is dead."""
+        return expiry if expiry is not None and expiry > 0 else self.idle
+
+    def limit(self, created_at: int) -> int:
+        """Return the moment that no use and no expiry can pass."""
+        return FOREVER if self.absolute is None else created_at + self.absolute
+
+    def expires_at(self, created_at: int, used_at: int, expiry: int | None) -> int:
+        """Return the moment from which the session is dead if it is not used again."""
+        wanted = -expiry if expiry is not None and expiry < 0 else used_at + self.idle_of(expiry)
+        return min(wanted, self.limit(created_at))
+
+    def max_age(self, seconds: int, expiry: int | None) -> int | None:
+        """Return how many of the *seconds* that are left the cookie may live; None: until the browser closes."""
+        ends_with_browser = self.browser if expiry is None else expiry == 0
+        return None if ends_with_browser else max(seconds, 0)
+
+    def is_due(self, record: Record, now: int) -> bool:
+        """Return whether enough of the idle timeout has passed (5 %) for a use to be worth a write."""
+        moves = record.expiry is None or record.expiry >= 0
+        return moves and (now - record.used_at) * 20 >= self.idle_of(record.expiry)
+
+
+def new_revision() -> int:
+    """Return a random revision: what a save leaves behind, and by which it knows itself again."""
+    return int.from_bytes(os.urandom(8), "big") >> 1
+
+
+def purge_hour(expires_at: int) -> int:
+    """Return the hour, counted from the epoch, in which a row that ends at *expires_at* may be removed.
+
+    The index stands on this coarse number: on the exact moment it would cost PostgreSQL the cheap
+    in-page updates (HOT) of every save and touch.
+    """
+    return expires_at // HOUR
+
+
+def as_datetime(moment: int) -> datetime:
+    """Return epoch seconds as an aware datetime in UTC; the last representable one if they lie beyond."""
+    return datetime.fromtimestamp(min(moment, LAST_MOMENT), UTC)

@@ -1,0 +1,441 @@
+"""Session: the dictionary that is still there at the next request.
+
+Names and rules are Django's where Django has them; see its documentation for the concepts. What
+becomes of the values is in `lifecycle`.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from . import keys
+from .errors import ConfigurationError, ResponseStarted, SessionwareError
+from .lifecycle import Lifecycle, Outcome, SessionSettings
+from .record import LAST_MOMENT, as_datetime
+
+T = TypeVar("T")
+
+# What cannot change behind our back after it was handed out; anything else is compared at the end.
+_IMMUTABLE = frozenset({str, int, bool, float, bytes, type(None)})
+
+_STORED: Any = object()
+
+
+class Session(MutableMapping[str, Any]):
+    """The session of one request, loaded at its first use and stored when the response is decided.
+
+    Keys are str; values are what `codec` lists. Changes inside of values are noticed. A request that
+    does not touch its session costs nothing: no parsing, no SQL, no header.
+
+    Every method that needs the row may raise StoreUnavailable. After the headers have left, a change of
+    a stored session is still stored; one that would begin a new session raises ResponseStarted.
+    """
+
+    TEST_COOKIE_NAME: ClassVar = "testcookie"
+    TEST_COOKIE_VALUE: ClassVar = "worked"
+
+    accessed = False
+    """Whether the values were used (Django's rules: reading `session_key` or `is_empty` is no use)."""
+
+    _life: Lifecycle | None = None
+    _modified = False
+    _handed_out = False
+    _headers_sent = False
+    _store_at_once = False
+    _clear_site_data = False
+    _body: Callable[[], object] = staticmethod(lambda: None)
+
+    def __init__(self, settings: SessionSettings, header: str | None) -> None:
+        self._settings = settings
+        self._header = header
+
+    # A dictionary
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values()[key]
+        if type(value) not in _IMMUTABLE:
+            self._hand_out()
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._values_to_change()[key] = value
+        self._changed()
+
+    def __delitem__(self, key: str) -> None:
+        del self._values_to_change()[key]
+        self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values()
+
+    def __ior__(self, other: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> "Session":
+        self.update(other)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Session {self.outcome.value}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A session cannot be pickled or copied; take dict(session).")
+
+    def keys(self) -> Any:
+        """Return a view of the keys."""
+        return self._values().keys()
+
+    def values(self) -> Any:
+        """Return a view of the values."""
+        self._hand_out()
+        return self._values().values()
+
+    def items(self) -> Any:
+        """Return a view of the pairs."""
+        self._hand_out()
+        return self._values().items()
+
+    def has_key(self, key: str) -> bool:
+        """Return whether *key* is there (Django)."""
+        return key in self
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Set all pairs of *other* and *more*; counts as a change even without any."""
+        self._values_to_change().update(other, **more)
+        self._changed()
+
+    def clear(self) -> None:
+        """Drop all values, without loading them; key and row stay."""
+        self._use()
+        if self._headers_sent:
+            self._values_to_change()
+        self._opened().clear()
+        self._changed()
+
+    # What is known of it
+
+    @property
+    def session_key(self) -> str | None:
+        """Return the secret in the cookie; None while there is no session. After `cycle_key`: the new one.
+
+        Until the session is loaded this is what the cookie says, whether such a session exists or not.
+        """
+        life = self._opened()
+        if len(life.candidates.keys) > 1:
+            life.resolve()
+        return life.known_key()
+
+    @property
+    def handle(self) -> str | None:
+        """Return the public name of the stored session, as in `SessionStore.sessions_of`; None if not stored."""
+        self._values()
+        life = self._resolved()
+        return keys.handle(life.digest) if life.record is not None else None
+
+    @property
+    def user_id(self) -> str | None:
+        """Return whose session this is, as `login` was told; None for nobody."""
+        return self._used().user_id
+
+    @property
+    def created_at(self) -> datetime | None:
+        """Return when the session was created or logged in, in UTC; None if it is not stored."""
+        record = self._used().record
+        return None if record is None else as_datetime(record.created_at)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return what this request has done to its session so far."""
+        return Outcome.UNTOUCHED if self._life is None else self._life.outcome
+
+    @property
+    def modified(self) -> bool:
+        """Whether the values were changed. May be set: True has the session stored in any case."""
+        return self._modified or (self._handed_out and self._opened().pending(dirty=True) is not None)
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._modified = bool(value)
+        self._handed_out = self._handed_out and self._modified
+        self._opened().forced = self._modified
+
+    def is_empty(self) -> bool:
+        """Return whether there is neither a key nor a value; loads nothing."""
+        life = self._opened()
+        return not life.values and life.known_key() is None
+
+    # What is done to it
+
+    def save(self) -> None:
+        """Store the session now, as a new one if need be, even an empty one.
+
+        Raises SessionInterrupted if another request has ended or rotated it, SessionTooLarge,
+        UnstorableValue, ResponseStarted and StoreUnavailable.
+        """
+        self._values_to_change()
+        life = self._resolved()
+        text = life.pending(dirty=True, demanded=True)
+        if text is not None or life.superseded:
+            life.save(text or "")
+
+    def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
+        """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
+
+        For read-modify-write: counters, lists. *change* runs again if another request came between, so
+        it must do nothing but change *values*. Raises SessionConflict, and as `save` does.
+        """
+        self._values_to_change()
+        return self._resolved().atomic(change)
+
+    def flush(self) -> None:
+        """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
+        self._use()
+        self._modified, self._handed_out = True, False
+        self._opened().end("logout")
+
+    def logout(self, *, clear_site_data: bool = False) -> None:
+        """End the session (= `flush`); with *clear_site_data* the browser is told to drop all it keeps of the site."""
+        self._clear_site_data = clear_site_data
+        self.flush()
+
+    def cycle_key(self) -> None:
+        """Give the session a new key with the save at the end of the request; the old one is dead from then on.
+
+        Call it when privileges change (OWASP: session fixation). A request that fails changes nothing.
+        """
+        self._before_headers()
+        self._values()
+        self._opened().cycle_key()
+        self._modified = True
+
+    def login(self, user_id: str | int) -> None:
+        """Make this *user_id*'s session: new key, new age; another user's values are dropped (CVE-2014-0482).
+
+        *user_id* is kept as text. Raises ValueError or TypeError for one that cannot be, and
+        SessionInterrupted where a request with an outdated cookie cannot log in.
+        """
+        user = keys.checked_user_id(user_id)
+        self._before_headers()
+        self._values()
+        self._opened().login(user)
+        self._modified = True
+
+    # When it ends
+
+    def set_expiry(self, value: float | timedelta | datetime | None) -> None:
+        """Set when the session ends instead of the configured idle timeout; never beyond the absolute timeout.
+
+        A number: seconds after its last use. 0: when the browser closes. A timedelta or an aware datetime:
+        at that moment, however often it is used. None: as configured. Raises TypeError or ValueError here
+        for anything else, and for moments after the year 9999.
+        """
+        expiry = _as_expiry(value, self._settings.clock())
+        life = self._used()
+        if expiry is None and life.expiry is None:
+            return
+        self._values_to_change()
+        life.expiry = expiry
+        self._changed()
+
+    def get_expiry_age(self, modification: datetime | None = None, expiry: Any = _STORED) -> int:
+        """Return how many seconds the session lives from *modification* (default: now) if it is not used.
+
+        *expiry* is taken instead of what `set_expiry` was told, with the same meanings; then nothing is loaded.
+        """
+        since = self._now() if modification is None else modification.timestamp()
+        return self._end(since, expiry) - int(since)
+
+    def get_expiry_date(self, modification: datetime | None = None, expiry: Any = _STORED) -> datetime:
+        """Return that moment, in UTC; the arguments are those of `get_expiry_age`."""
+        since = self._now() if modification is None else modification.timestamp()
+        return as_datetime(self._end(since, expiry))
+
+    def get_expire_at_browser_close(self) -> bool:
+        """Return whether the cookie goes when the browser closes."""
+        expiry = self._used().expiry
+        return self._settings.lifetime.browser if expiry is None else expiry == 0
+
+    def _end(self, since: float, expiry: Any) -> int:
+        lifetime = self._settings.lifetime
+        if expiry is not _STORED:
+            return lifetime.expires_at(int(since), int(since), _as_expiry(expiry, since))
+        life = self._used()
+        created = int(since) if life.record is None or life.restarts else life.record.created_at
+        return lifetime.expires_at(created, int(since), life.expiry)
+
+    # Whether the browser keeps cookies
+
+    def set_test_cookie(self) -> None:
+        """Store a value that the next request looks for."""
+        self[self.TEST_COOKIE_NAME] = self.TEST_COOKIE_VALUE
+
+    def test_cookie_worked(self) -> bool:
+        """Return whether the value of `set_test_cookie` has come back."""
+        return bool(self.get(self.TEST_COOKIE_NAME) == self.TEST_COOKIE_VALUE)
+
+    def delete_test_cookie(self) -> None:
+        """Remove that value. Raises KeyError if it is not there."""
+        del self[self.TEST_COOKIE_NAME]
+
+    # For the middleware
+
+    def consulted(self) -> Lifecycle | None:
+        """Return the lifecycle if the request has looked at its cookie in any way, else None."""
+        return self._life
+
+    def wants_site_data_cleared(self) -> bool:
+        """Return whether `logout` was called with clear_site_data."""
+        return self._clear_site_data
+
+    def commit(self) -> None:
+        """Store what has changed, or extend what was used. Raises as `save` does."""
+        life = self._life
+        if life is None or (life.values is None and not life.forced):
+            return
+        dirty = self._modified or self._handed_out
+        text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
+        if text is not None:
+            life.save(text)
+        elif life.superseded and life.values:
+            life.drop("the session has a new key that this request does not have")
+        else:
+            life.touch()
+        self._modified = self._handed_out = False
+
+    def extend_unused(self) -> bool:
+        """Extend a session that this request has not used; return whether there was a live one."""
+        if self._header is None:
+            return False
+        life = Lifecycle(self._settings, self._header)
+        if life.candidates.keys:
+            life.touch_unseen()
+        if life.outcome is not Outcome.TOUCHED:
+            return False
+        self._life = life
+        return True
+
+    def headers_sent(self, body: object = None) -> None:
+        """Take note that no cookie can be sent any more.
+
+        *body* is the application's iterable where it goes to the server as it is: nobody commits at its
+        end then, and each change is stored at once.
+        """
+        self._headers_sent = True
+        if body is not None:
+            self._store_at_once = True
+            self._body = _weak(body)
+
+    def commit_late(self) -> None:
+        """Store what was changed after the headers had left. Raises as `save` does."""
+        life = self._life
+        if life is None or not (self._modified or self._handed_out):
+            return
+        if life.record is not None:
+            self.commit()
+
+    # Small steps
+
+    def _opened(self) -> Lifecycle:
+        life = self._life
+        if life is None:
+            life = self._life = Lifecycle(self._settings, self._header)
+        return life
+
+    def _resolved(self) -> Lifecycle:
+        life = self._opened()
+        life.resolve()
+        return life
+
+    def _used(self) -> Lifecycle:
+        self.accessed = True
+        return self._resolved()
+
+    def _values(self) -> dict[str, Any]:
+        self.accessed = True
+        life = self._life or self._opened()
+        return life.open() if life.values is None else life.values
+
+    def _values_to_change(self) -> dict[str, Any]:
+        values = self._values()
+        if self._headers_sent:
+            life = self._resolved()
+            if life.record is None and not life.superseded:
+                self._before_headers()
+        return values
+
+    def _before_headers(self) -> None:
+        if self._headers_sent:
+            raise ResponseStarted("The headers have left: no cookie can be sent for a new session or key.")
+
+    def _changed(self) -> None:
+        self._modified = True
+        if self._store_at_once:
+            self.commit_late()
+
+    def _hand_out(self) -> None:
+        if self._store_at_once and not self._handed_out:
+            body = self._body()
+            if body is not None:  # a change inside of what is handed out now shows no sooner than at its end
+                weakref.finalize(body, self._commit_when_gone).atexit = False
+        self._handed_out = True
+
+    def _commit_when_gone(self) -> None:
+        try:
+            self.commit_late()
+        except SessionwareError as error:
+            self._opened().drop(str(error))
+
+    def _use(self) -> None:
+        self.accessed = True
+
+    def _now(self) -> float:
+        return self._settings.clock()
+
+
+def _weak(body: object) -> Callable[[], object]:
+    try:
+        return weakref.ref(body)
+    except TypeError:
+        return lambda: None
+
+
+def _as_expiry(value: Any, now: float) -> int | None:
+    """Return *value*, as `Session.set_expiry` takes it, in the one number of `Record.expiry`."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError("set_expiry needs an aware datetime: this one has no time zone.")
+        return -max(int(value.timestamp()), 1)
+    if isinstance(value, timedelta):
+        return _at(now + value.total_seconds())
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
+    if value < 0:
+        return _at(now + value)
+    _at(now + value)
+    return int(value)
+
+
+def _at(moment: float) -> int:
+    if moment > LAST_MOMENT:
+        raise ValueError("set_expiry: this moment lies after the year 9999.")
+    return -max(int(moment), 1)
+
+
+def get_session(environ_or_request: Any, environ_key: str = "sessionware.session") -> Session:
+    """Return the session from a WSGI environ, or from anything that has one as ``.environ``.
+
+    Raises ConfigurationError if no SessionMiddleware with this *environ_key* is around the application.
+    """
+    environ = getattr(environ_or_request, "environ", environ_or_request)
+    session = environ.get(environ_key)
+    if not isinstance(session, Session):
+        raise ConfigurationError(
+            f"There is no session under {environ_key!r}: wrap the application in SessionMiddleware."
+        )
+    return session

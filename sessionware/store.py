@@ -1,0 +1,432 @@
+"""SessionStore: records to rows and back, one statement for each verb.
+
+Two kinds of verbs. Those that sessions use take digests, records and ``now``. Those for people take
+session keys, users and handles, and read the clock.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from . import keys
+from .codec import Codec, TaggedJSON, Undecodable
+from .database import ConnectionLost, Database, DuplicateKey, Execute, Statement, TableMissing
+from .errors import StoreUnavailable
+from .events import Events, SessionEvent
+from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
+from .schema import create_table
+from .table import TABLE_NAME, Statements, make_table
+
+_PAGE = 1000
+
+_NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One live session as people may see it. *handle* names it for `revoke` and is no credential; times are UTC."""
+
+    handle: str
+    user_id: str | None
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+
+
+class SessionStore:
+    """The sessions table of one database.
+
+    *database* is a URL (``postgresql+psycopg://...``), or an Engine of the application, used through its
+    pool. With *create_table* a missing table is created at the first use. *lifetime* and *codec* serve
+    `create` and `read`. Nothing connects here. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        database: str | sa.URL | sa.Engine,
+        table_name: str = TABLE_NAME,
+        *,
+        lifetime: Lifetime | None = None,
+        codec: Codec | None = None,
+        create_table: bool = True,
+        on_event: Callable[[SessionEvent], object] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database = Database(database)
+        self.table = make_table(sa.MetaData(), table_name)
+        self.codec: Codec = codec or TaggedJSON()
+        self.lifetime = lifetime or Lifetime()
+        self.events = Events(on_event, clock)
+        self.clock = clock
+        self._sql = Statements(self.table, self.database.dialect)
+        self._may_create = create_table
+
+    # Verbs of sessions
+
+    def load(self, digest: bytes) -> Record | None:
+        """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
+        rows = self._read(self._sql.load, {"digest": digest})
+        return Record._make(rows[0]) if rows else None
+
+    def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
+        """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
+        rows = self._read(self._sql.load_any, _numbered(digests, 4))
+        return {bytes(row[0]): Record._make(row[1:]) for row in rows}
+
+    def insert(self, digest: bytes, record: Record) -> bool:
+        """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
+        try:
+            return self._write(self._sql.insert, _row(digest, record)) == 1
+        except DuplicateKey:
+            found = self.load(digest)
+        except ConnectionLost:
+            found = self.load(digest)
+            if found is None:
+                return self.insert(digest, record)
+        if found is None:
+            raise StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
+        return found.revision == record.revision
+
+    def update(self, digest: bytes, record: Record, base: int, now: int) -> bool | None:
+        """Store *record* over the live row whose revision is *base*; return whether that row was still there.
+
+        None: the connection broke and the row has moved on since, so that nobody can tell whether this
+        change was part of it. Raises StoreUnavailable.
+        """
+        try:
+            return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
+        except ConnectionLost:
+            found = self.load(digest)
+        return self._settle(found, record, base, lambda: self.update(digest, record, base, now))
+
+    def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
+        """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
+
+        A tombstone takes the old place, in the same transaction. Returns as `update` does; raises
+        KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
+        """
+        try:
+            return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
+        except DuplicateKey:
+            raise keys.KeyTaken from None
+        except ConnectionLost:
+            moved = self.load(new_digest)
+        if moved is not None and moved.revision == record.revision:
+            return True
+        again = self.load(digest)
+        return self._settle(again, record, base, lambda: self.rotate(digest, new_digest, record, base, now))
+
+    def modify(
+        self,
+        digest: bytes,
+        change: Callable[[Record | None], Record],
+        now: int,
+        new_digest: bytes | None = None,
+    ) -> None:
+        """Store ``change(record)`` over the row under *digest*, which is locked meanwhile; rotate to *new_digest*.
+
+        *change* gets None if there is no row and must raise then; what it raises leaves the row as it
+        was. It is called again after a deadlock. Raises KeyTaken; ConnectionLost where the outcome stays
+        unknown; StoreUnavailable.
+        """
+        tried: list[tuple[int, int]] = []
+
+        def work(run: Execute) -> bool:
+            rows = run(self._sql.lock, {"digest": digest})
+            found = Record._make(rows[0]) if rows else None
+            record = change(found)
+            base = found.revision if found is not None else 0
+            tried.append((base, record.revision))
+            if new_digest is not None:
+                return self._move(run, digest, new_digest, record, base, now)
+            return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
+
+        try:
+            self.database.transaction(work)
+            return
+        except DuplicateKey:
+            raise keys.KeyTaken from None
+        except ConnectionLost as error:
+            lost = error
+        here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
+        revisions = {found.revision for found in (here, there) if found is not None}
+        if tried and tried[-1][1] in revisions:
+            return
+        if tried and tried[-1][0] not in revisions:
+            raise lost
+        self.modify(digest, change, now, new_digest)
+
+    def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
+        # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
+        if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
+            return False
+        run(self._sql.insert, _row(digest, _tombstone(now)))
+        return True
+
+    def touch(self, digest: bytes, record: Record, now: int) -> bool:
+        """Extend the session from *record*, as it was loaded, to what its lifetime gives at *now*.
+
+        One narrow statement that overwrites nothing: it does not hit if another request has saved,
+        touched, rotated or ended the session since. Returns whether it hit. Raises StoreUnavailable.
+        """
+        end = record.expires_at
+        values = {"p_used_at": now, "p_expires_at": end, "p_purge_hour": purge_hour(end), "digest": digest}
+        values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
+        return self._write(self._sql.touch, values, repeatable=True) == 1
+
+    def touch_unseen(self, digest: bytes, lifetime: Lifetime, now: int) -> bool:
+        """Extend a live session of default lifetime without reading it; return whether there was one."""
+        absolute = FOREVER if lifetime.absolute is None else lifetime.absolute
+        values = {"digest": digest, "now": now, "idle": lifetime.idle, "absolute": absolute}
+        return self._write(self._sql.touch_unseen, values, repeatable=True) == 1
+
+    def delete(self, digest: bytes) -> bool:
+        """Delete the session under *digest*; return whether there was one. Raises StoreUnavailable."""
+        return self._write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
+
+    def revoked_since(self, user_id: str | None, moment: float, handle: str | None) -> bool:
+        """Return whether the sessions of *user_id*, or all, were revoked at or after *moment*, but for *handle*.
+
+        A login that races `revoke_user` asks this after it has stored its row. Either the revocation saw
+        that row and deleted it, or the mark was there before the question.
+        """
+        digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
+        values = _numbered(digests, 2) | {"since": _microseconds(moment)}
+        marks = self._read(self._sql.find_marks, values)
+        return any(kept is None or kept != handle for _, kept in marks)
+
+    # Verbs for people
+
+    def create_table(self) -> None:
+        """Create the table and its indexes unless they exist; safe in a race of processes. Raises StoreUnavailable."""
+        create_table(self.database, self.table)
+        self._may_create = False
+
+    def exists(self, session_key: str) -> bool:
+        """Return whether *session_key* is the key of a live session. Raises StoreUnavailable."""
+        return self._live(session_key) is not None
+
+    def read(self, session_key: str) -> dict[str, Any] | None:
+        """Return the values of a live session; None if there is none, or its row does not decode."""
+        record = self._live(session_key)
+        if record is None or record.data is None or record.format != self.codec.format:
+            return None
+        try:
+            return self.codec.decode(record.data)
+        except Undecodable:
+            return None
+
+    def create(self, values: dict[str, Any], user_id: str | None = None) -> str:
+        """Store a new session and return its key; for tests and scripts. Raises as a save does."""
+        now = int(self.clock())
+        end = self.lifetime.expires_at(now, now, None)
+        data = self.codec.encode(values)
+        user_id = None if user_id is None else keys.checked_user_id(user_id)
+        return self.insert_new(Record(data, self.codec.format, new_revision(), user_id, now, now, end, None))
+
+    def insert_new(self, record: Record) -> str:
+        """Store *record* under a new session key and return the key; a key that is taken is never touched."""
+        for _ in range(keys.ATTEMPTS):
+            session_key = keys.new_key()
+            if self.insert(keys.digest(session_key), record):
+                return session_key
+        raise StoreUnavailable(
+            f"{keys.ATTEMPTS} new session keys in a row existed already: the random source is broken."
+        )
+
+    def sessions_of(self, user_id: str | int) -> list[SessionInfo]:
+        """Return the live sessions of *user_id*, the last used first. Raises StoreUnavailable."""
+        values = {"user_id": keys.checked_user_id(user_id), "now": int(self.clock())}
+        return [
+            SessionInfo(keys.handle(bytes(digest)), user, *map(as_datetime, times))
+            for digest, user, *times in self._read(self._sql.list_by_user, values)
+        ]
+
+    def count(self) -> int:
+        """Return how many sessions are live. Raises StoreUnavailable."""
+        return int(self._read(self._sql.count, {"now": int(self.clock())})[0][0])
+
+    def count_expired(self) -> int:
+        """Return how many rows `purge` would remove now. Raises StoreUnavailable."""
+        now = int(self.clock())
+        return int(self._read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
+
+    def revoke(self, handle: str) -> bool:
+        """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
+        span = keys.handle_range(handle)
+        if span is None:
+            return False
+        values = {"low": span[0], "high": span[1], "now": int(self.clock())}
+        if not self._write(self._sql.delete_range, values, repeatable=True):
+            return False
+        self.events.emit("ended", handle, reason="revoked")
+        return True
+
+    def revoke_user(self, user_id: str | int, keep: str | None = None) -> int:
+        """End all sessions of *user_id* but *keep* (a handle, or a session key); return how many were stored.
+
+        Final also for requests in flight and for logins that began before. Raises StoreUnavailable.
+        """
+        user = keys.checked_user_id(user_id)
+        kept = keys.as_handle(keep)
+        self._mark(user, kept)
+        low, high = (keys.handle_range(kept) if kept else None) or _NOBODY
+        ended = self._write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
+        self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
+        return ended
+
+    def revoke_all(self) -> int:
+        """End every session, page by page; return how many were stored. Raises StoreUnavailable."""
+        self._mark(None, None)
+        ended, last = 0, b""
+        while page := self._read(self._sql.list_page, {"after": last, "size": _PAGE}):
+            digests = [bytes(row[0]) for row in page]
+            ended += self._write(*self._deletion(digests, _PAGE, expired=False), repeatable=True)
+            last = digests[-1]
+        self.events.emit("ended", reason=f"revoked: all {ended} sessions")
+        return ended
+
+    def purge(
+        self,
+        *,
+        batch_size: int = 1000,
+        max_batches: int | None = None,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> int:
+        """Remove expired rows in batches, and return how many; 0 if another process is at it.
+
+        After each batch it rests for as long as the batch took, so that requests get their turn.
+        *max_batches* None: until none is left. *on_batch* is called with the size of each batch.
+        Raises StoreUnavailable.
+        """
+
+        def work(run: Callable[[Statement, Mapping[str, Any]], Any]) -> int:
+            return self._purge(run, batch_size, max_batches, on_batch)
+
+        try:
+            removed = self.database.elected(self.table.name, work)
+        except TableMissing:
+            return 0
+        if removed:
+            self.events.emit("purged", reason=f"{removed} rows")
+        return removed or 0
+
+    def _purge(
+        self,
+        run: Callable[[Statement, Mapping[str, Any]], Any],
+        batch_size: int,
+        max_batches: int | None,
+        on_batch: Callable[[int], object] | None,
+    ) -> int:
+        now = int(self.clock())
+        wanted = {"hour": purge_hour(now), "now": now, "size": batch_size}
+        removed = batches = 0
+        while max_batches is None or batches < max_batches:
+            began = time.monotonic()
+            # In the order of the primary key, as requests lock: an index order would deadlock on MariaDB.
+            digests = sorted(bytes(row[0]) for row in run(self._sql.list_expired, wanted))
+            if not digests:
+                break
+            statement, values = self._deletion(digests, batch_size, expired=True)
+            removed += run(statement, values | {"now": now})
+            batches += 1
+            if on_batch is not None:
+                on_batch(len(digests))
+            if len(digests) < batch_size:
+                break
+            time.sleep(time.monotonic() - began)
+        return removed
+
+    def _deletion(self, digests: Sequence[bytes], size: int, *, expired: bool) -> tuple[Statement, dict[str, Any]]:
+        return self._sql.delete_all_of(size, expired=expired), _numbered(digests, size)
+
+    def _live(self, session_key: str) -> Record | None:
+        if not keys.is_key(session_key):
+            return None
+        record = self.load(keys.digest(session_key))
+        return record if record is not None and record.is_live(int(self.clock())) else None
+
+    def _mark(self, user_id: str | None, kept: str | None) -> None:
+        """Leave the mark that `revoked_since` looks for; it goes with the purge."""
+        digest = _mark_of(user_id)
+        record = _tombstone(int(self.clock()))._replace(revision=_microseconds(time.time()), user_id=kept)
+        values = _row(digest, record)
+        for _ in range(keys.ATTEMPTS):
+            if self._write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
+                return
+            if self.insert(digest, record):
+                return
+        raise StoreUnavailable("The revocation could not be recorded.")
+
+    def _settle(self, found: Record | None, mine: Record, base: int, again: Callable[[], bool | None]) -> bool | None:
+        """Find out, after a broken connection, what became of a change: our own revision tells."""
+        if found is None or found.is_tombstone():
+            return False
+        if found.revision == mine.revision:
+            return True
+        return again() if found.revision == base else None
+
+    def _read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
+        try:
+            rows = self.database.read(statement, values)
+        except TableMissing:
+            if not self._may_create:
+                raise
+        else:
+            self._may_create = False
+            return rows
+        self.create_table()
+        return self.database.read(statement, values)
+
+    def _write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
+        try:
+            hit = self.database.write(statement, values, repeatable=repeatable)
+        except TableMissing:
+            if not self._may_create:
+                raise
+        else:
+            self._may_create = False
+            return hit
+        self.create_table()
+        return self.database.write(statement, values, repeatable=repeatable)
+
+
+_COLUMNS = [f"p_{name}" for name in Record._fields]
+
+
+def _row(digest: bytes, record: Record) -> dict[str, Any]:
+    values: dict[str, Any] = dict(zip(_COLUMNS, record, strict=True))
+    values["p_digest"] = digest
+    values["p_purge_hour"] = purge_hour(record.expires_at)
+    return values
+
+
+def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Return the values of a change that stores *record* over the row under *digest*."""
+    values = _row(new_digest, record)
+    values["digest"], values["base"], values["now"] = digest, base, now
+    return values
+
+
+def _numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
+    """Name *digests* for a statement that takes *count* of them; the last one fills the empty places."""
+    return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
+
+
+def _tombstone(now: int) -> Record:
+    return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
+
+
+def _mark_of(user_id: str | None) -> bytes:
+    """Return the digest of a revocation's mark. No session key, having no space, can lead to it."""
+    subject = "all" if user_id is None else f"user {user_id}"
+    return hashlib.sha256(f"revoked {subject}".encode()).digest()
+
+
+def _microseconds(moment: float) -> int:
+    return int(moment * 1_000_000)

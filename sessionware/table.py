@@ -1,0 +1,150 @@
+"""The sessions table, and every statement that is ever run on it.
+
+No statement inserts or updates, whichever it may be: an upsert would bring ended sessions back to life.
+"""
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from .database import Statement
+from .errors import ConfigurationError
+from .record import HOUR
+
+TABLE_NAME = "sessionware_session"
+
+_is_name = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}").fullmatch
+
+# Byte-exact on every engine and collation: binary for digests, ASCII for data. MariaDB would cut
+# a plain TEXT at 64 KB without a word.
+_DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_DATA = sa.Text().with_variant(mysql.LONGTEXT(charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+_USER_ID = sa.String(255).with_variant(
+    mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
+
+
+def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
+    """Return the sessions table in *metadata*, for migration tools; *name*: at most 40 letters, digits, underscores.
+
+    Raises ConfigurationError for another name.
+    """
+    if not isinstance(name, str) or not _is_name(name):
+        raise ConfigurationError("table_name must be letters, digits and underscores, at most 40 of them.")
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", _DIGEST, primary_key=True, comment="SHA-256 of the session key"),
+        sa.Column("data", _DATA, comment="tagged JSON; null: not a session but a mark"),
+        sa.Column("format", sa.SmallInteger, nullable=False, comment="which codec wrote data"),
+        sa.Column("revision", sa.BigInteger, nullable=False, comment="random; a save must find it unchanged"),
+        sa.Column("user_id", _USER_ID),
+        sa.Column("created_at", sa.BigInteger, nullable=False, comment="epoch seconds, of creation or login"),
+        sa.Column("used_at", sa.BigInteger, nullable=False, comment="epoch seconds"),
+        sa.Column("expires_at", sa.BigInteger, nullable=False, comment="epoch seconds; dead from then on"),
+        sa.Column("purge_hour", sa.Integer, nullable=False, comment="expires_at in hours, for the purge"),
+        sa.Column("expiry", sa.BigInteger, comment="null: default; 0: browser; n: seconds; -n: until n"),
+        sa.Index(f"ix_{name}_user_id", "user_id"),
+        sa.Index(f"ix_{name}_purge_hour", "purge_hour"),
+    )
+
+
+def _p(name: str, type_: Any = None) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=type_ or sa.BigInteger)
+
+
+_RECORD = ("data", "format", "revision", "user_id", "created_at", "used_at", "expires_at", "expiry")
+_SAVED = ("data", "format", "revision", "used_at", "expires_at", "purge_hour", "expiry")
+
+
+class Statements:
+    """The statements on one table, compiled once for one dialect. Values are named ``p_column``."""
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
+        self._table = table
+        self._dialect = dialect
+        self._deletions: dict[tuple[int, bool], Statement] = {}
+        c = table.c
+        record = [c[name] for name in _RECORD]
+        everything = {name: _p(f"p_{name}", c[name].type) for name in c.keys()}  # noqa: SIM118  # a column collection iterates its columns
+        here = c.digest == _p("digest", c.digest.type)
+        # The one meaning of "live": what authenticates a request, can be saved, listed and revoked.
+        live = sa.and_(c.expires_at > _p("now"), c.data.is_not(None))
+        unchanged = sa.and_(here, live, c.revision == _p("base"))
+        saved = {name: everything[name] for name in _SAVED}
+        mine = c.user_id == _p("user_id", c.user_id.type)
+
+        self.load = self._make(sa.select(*record).where(here))
+        self.load_any = self._make(
+            sa.select(c.digest, *record).where(c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(4)]))
+        )
+        self.lock = self._make(sa.select(*record).where(here).with_for_update())
+        self.insert = self._make(sa.insert(table).values(everything))
+        self.update = self._make(sa.update(table).values(saved).where(unchanged))
+        self.rotate = self._make(sa.update(table).values(everything).where(unchanged))
+        self.touch = self._make(
+            sa.update(table)
+            .values({name: everything[name] for name in ("used_at", "expires_at", "purge_hour")})
+            .where(unchanged, c.used_at == _p("seen_at"))
+        )
+        self.touch_unseen = self._make(self._touch_unseen(here, live))
+        self.delete = self._make(sa.delete(table).where(here, c.data.is_not(None)))
+        self.list_by_user = self._make(
+            sa.select(c.digest, c.user_id, c.created_at, c.used_at, c.expires_at)
+            .where(mine, live)
+            .order_by(c.used_at.desc())
+        )
+        self.count = self._make(sa.select(sa.func.count()).select_from(table).where(live))
+        in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
+        self.delete_range = self._make(sa.delete(table).where(in_range, live))
+        self.delete_user = self._make(sa.delete(table).where(mine, c.data.is_not(None), sa.not_(in_range)))
+        self.list_page = self._make(
+            sa.select(c.digest)
+            .where(c.digest > _p("after", c.digest.type), c.data.is_not(None))
+            .order_by(c.digest)
+            .limit(_p("size", sa.Integer))
+        )
+        self.renew_mark = self._make(
+            sa.update(table)
+            .values({name: everything[name] for name in ("revision", "user_id", "used_at", "expires_at", "purge_hour")})
+            .where(here)
+        )
+        self.find_marks = self._make(
+            sa.select(c.revision, c.user_id).where(
+                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)]), c.revision >= _p("since")
+            )
+        )
+        expired = sa.and_(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
+        self.count_expired = self._make(sa.select(sa.func.count()).select_from(table).where(expired))
+        self.list_expired = self._make(
+            sa.select(c.digest).where(expired).order_by(c.purge_hour).limit(_p("size", sa.Integer))
+        )
+
+    def delete_all_of(self, count: int, *, expired: bool) -> Statement:
+        """Return the statement that deletes *count* digests, ``digest_0`` and so on; only *expired* ones if so."""
+        made = self._deletions.get((count, expired))
+        if made is None:
+            c = self._table.c
+            those = c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(count)])
+            clause = sa.delete(self._table).where(those)
+            made = self._make(clause.where(c.expires_at <= _p("now")) if expired else clause)
+            self._deletions[count, expired] = made
+        return made
+
+    def _touch_unseen(self, here: Any, live: Any) -> sa.Update:
+        """Return the statement that extends a session of default lifetime without having read it."""
+        c = self._table.c
+        end = sa.case(
+            (c.created_at + _p("absolute") < _p("now") + _p("idle"), c.created_at + _p("absolute")),
+            else_=_p("now") + _p("idle"),
+        )
+        return (
+            sa.update(self._table)
+            .values(used_at=_p("now"), expires_at=end, purge_hour=sa.cast(end // HOUR, sa.Integer))
+            .where(here, live, c.expiry.is_(None), c.used_at <= _p("now"))
+        )
+
+    def _make(self, clause: sa.ClauseElement) -> Statement:
+        return Statement(clause, self._dialect)

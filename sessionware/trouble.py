@@ -1,0 +1,94 @@
+"""What an error of a database driver means for us: five kinds, whatever the driver calls them.
+
+The text of these errors is never used: psycopg2 puts parameter values into it.
+"""
+
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+
+class Kind(Enum):
+    """What to do about an error."""
+
+    TRANSIENT = auto()  # the database undid it and says: again
+    LOST = auto()  # the connection is of no more use: broken, or its server has become read-only
+    DUPLICATE = auto()  # a key that exists
+    NO_TABLE = auto()
+    FATAL = auto()
+
+
+class Trouble(NamedTuple):
+    """The kind of an error, and a code for people: the driver's class and number, no text of its own."""
+
+    kind: Kind
+    code: str
+
+
+_POSTGRESQL = {
+    "40001": Kind.TRANSIENT,  # serialization failure
+    "40P01": Kind.TRANSIENT,  # deadlock
+    "55P03": Kind.TRANSIENT,  # lock timeout
+    "53300": Kind.TRANSIENT,  # too many connections
+    "25006": Kind.LOST,  # read-only: this server was the primary until a failover
+    "23505": Kind.DUPLICATE,
+    "42P01": Kind.NO_TABLE,
+}
+
+_MYSQL = {
+    1213: Kind.TRANSIENT,  # deadlock
+    1205: Kind.TRANSIENT,  # lock wait timeout
+    1020: Kind.TRANSIENT,  # record has changed (innodb_snapshot_isolation)
+    1040: Kind.TRANSIENT,  # too many connections
+    1290: Kind.LOST,  # read-only: this server was the primary until a failover
+    1792: Kind.LOST,  # read-only transaction
+    1836: Kind.LOST,  # read-only
+    1062: Kind.DUPLICATE,
+    1146: Kind.NO_TABLE,
+}
+
+_SQLITE = {
+    5: Kind.TRANSIENT,  # SQLITE_BUSY
+    6: Kind.TRANSIENT,  # SQLITE_LOCKED
+    19: Kind.DUPLICATE,  # SQLITE_CONSTRAINT
+}
+
+
+def diagnose(error: Exception, dialect: sa.Dialect, connection: Any = None) -> Trouble:
+    """Return what *error* means; *connection* is the driver's connection it happened on, if there was one."""
+    code = _code(error, dialect.name)
+    return Trouble(_kind(error, code, dialect, connection), _name(error, code))
+
+
+def _kind(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> Kind:
+    if not isinstance(error, dialect.loaded_dbapi.Error):
+        return Kind.LOST if isinstance(error, OSError) else Kind.FATAL
+    if dialect.name == "sqlite" and "no such table" in str(error):
+        return Kind.NO_TABLE  # SQLite has no number for it
+    known = _KINDS[dialect.name].get(code)
+    if known is not None:
+        return known
+    return Kind.LOST if dialect.is_disconnect(error, connection, None) else Kind.FATAL
+
+
+_KINDS: dict[str, dict[Any, Kind]] = {
+    "postgresql": _POSTGRESQL,
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "sqlite": _SQLITE,
+}
+
+
+def _code(error: Any, dialect_name: str) -> Any:
+    if dialect_name == "postgresql":
+        return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if dialect_name == "sqlite":
+        number = getattr(error, "sqlite_errorcode", None)
+        return None if number is None else number & 0xFF  # without the extended part
+    return error.args[0] if error.args and isinstance(error.args[0], int) else None
+
+
+def _name(error: Exception, code: Any) -> str:
+    name = f"{type(error).__module__.partition('.')[0]}.{type(error).__name__}"
+    return name if code is None else f"{name} {code}"
