@@ -5,7 +5,6 @@ override a ``__Host-`` cookie, and raise on a bad byte in anybody's cookie. Writ
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from webob.cookies import make_cookie
@@ -76,7 +75,7 @@ class SessionCookie:
         """
         if header is None or self._wanted not in header:
             return NO_CANDIDATES
-        values = list(_values_of(self._wanted, header))
+        values = _values_of(self._wanted, header)
         if len(values) == 1 and is_key(values[0]):
             return Candidates((values[0],), True)
         keys = dict.fromkeys(value for value in values if is_key(value))
@@ -96,8 +95,9 @@ class SessionCookie:
         return f"{self._wanted}{self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
 
 
-def _values_of(wanted: str, header: str) -> Iterator[str]:
-    """Give what follows *wanted*, ``name=``, wherever that begins a pair, up to the end of the pair."""
+def _values_of(wanted: str, header: str) -> list[str]:
+    """Return what follows *wanted*, ``name=``, wherever that begins a pair, up to the end of the pair."""
+    values = []
     at = header.find(wanted)
     while at >= 0:
         before = at - 1
@@ -105,8 +105,9 @@ def _values_of(wanted: str, header: str) -> Iterator[str]:
             before -= 1
         if before < 0 or header[before] == ";":
             end = header.find(";", at)
-            yield header[at + len(wanted) : end if end >= 0 else None].rstrip(" \t")
+            values.append(header[at + len(wanted) : end if end >= 0 else None].rstrip(" \t"))
         at = header.find(wanted, at + len(wanted))
+    return values
 
 
 def default_name(*, domain: str | None, path: str, secure: bool) -> str:

@@ -196,7 +196,7 @@ class Lifecycle:
         """
         if self.superseded:
             raise SessionInterrupted(ended=False)
-        if self._draft(text).expires_at <= self.now():
+        if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
         elif self.record is None:
             self._create(text)
@@ -313,8 +313,9 @@ class Lifecycle:
 
     def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
         assert key is not None, "a stored session has a key"
-        self.key, self.digest, self.record = key, keys.digest(key), draft
-        self.next_key = None
+        if key != self.key:
+            self.key, self.digest = key, keys.digest(key)
+        self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome = outcome
 
@@ -434,10 +435,10 @@ class Lifecycle:
 
     def max_age(self) -> int | None:
         """Return how many seconds the cookie may live from now; None: until the browser closes."""
-        lifetime, now = self._settings.lifetime, self.now()
-        if self.record is None:  # extended unseen: of default lifetime
-            return lifetime.max_age(now + lifetime.idle, now, None)
-        return lifetime.max_age(self.record.expires_at, now, self.record.expiry)
+        lifetime, record = self._settings.lifetime, self.record
+        if record is None:  # extended unseen: of default lifetime
+            return lifetime.max_age(lifetime.idle, None)
+        return lifetime.max_age(record.expires_at - record.used_at, record.expiry)
 
     def touch(self) -> None:
         """Extend the session if its use is worth a write.

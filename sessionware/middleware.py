@@ -186,7 +186,7 @@ class SessionMiddleware:
                 "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
                 "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
             )
-        return forbid_storing(set_cookie(headers, self.cookie.name, cookie))
+        return set_cookie(headers, self.cookie.name, cookie)
 
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
