@@ -62,7 +62,7 @@ def _steps(table: sa.Table, dialect: sa.Dialect) -> list[tuple[str, str]]:
 
 
 _MYSQL_LOOK = """
-    SELECT IF(index_name = 'PRIMARY', table_name, index_name) FROM information_schema.statistics
+    SELECT IF(index_name = 'PRIMARY', :table, index_name) FROM information_schema.statistics
     WHERE table_schema = DATABASE() AND table_name = :table
 """
 _LOOK = {
