@@ -1,0 +1,15 @@
+"""What the tests stand on, one module each, from the bottom up.
+
+processes  children that die with the test run
+servers    real PostgreSQL and MariaDB servers, started here
+databases  an empty database for each test, and what a test left open in it
+clock      time that moves only when told
+driver     every call that reaches a driver, on any engine
+counting   the statements and transactions a piece of code costs
+faults     the same calls failing, one after the other
+proxy      the wire between a driver and its server: counted, or broken
+wsgi       a strict WSGI server in one function, and a browser
+jar        a browser's cookie jar (RFC 6265bis)
+cache      a shared HTTP cache (RFC 9111)
+gunicorn   the application in a real server
+"""
