@@ -142,6 +142,8 @@ class Database:
         self.dialect = self.engine.dialect
         if self.dialect.name not in SUPPORTED:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
+        # A database in memory has one connection, and whoever asks the engine for it must get it.
+        self._most_idle = 0 if in_memory(self.engine.url) else _IDLE_CONNECTIONS
         self._start_empty()
         _databases.add(self)
 
@@ -305,7 +307,7 @@ class Database:
             return
         with self._idle_lock:
             # Who waits, waits at the pool.
-            if not self._waiting and len(self._idle) < _IDLE_CONNECTIONS:
+            if not self._waiting and len(self._idle) < self._most_idle:
                 self._idle.append(connection)
                 return
         connection.close()

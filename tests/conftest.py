@@ -55,6 +55,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=["sqlite", *sorted(KINDS)])
+def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database on each engine, through its primary driver."""
+    with _fresh_database(_primary(request.param), request, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture
 def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an SQLite file that is not there yet."""
