@@ -68,7 +68,7 @@ class TaggedJSON:
         try:
             tree = _parse(text)
             values = _untag(tree) if '"~' in text else tree
-        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, OSError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
             raise Undecodable(type(error).__name__) from None
         if type(values) is not dict or any(type(key) is not str for key in values):
             raise Undecodable("not a dictionary with text keys")
