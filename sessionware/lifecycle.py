@@ -70,6 +70,7 @@ class Lifecycle:
     digest: bytes = b""
     superseded = False
     stale = False  # a cookie of ours was sent, and names no live session
+    rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
     user_id: str | None = None
     expiry: int | None = None
     next_key: str | None = None  # set while a rotation waits for the save
@@ -110,9 +111,11 @@ class Lifecycle:
 
     def _find(self) -> tuple[str, bytes, Record] | None:
         offered = self.candidates.keys
-        self.stale = self.candidates.present
+        self.stale = self.candidates.present and not self.candidates.crowded
         if not offered:
-            if self.stale:
+            if self.candidates.crowded:
+                self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+            elif self.stale:
                 self._settings.events.emit("malformed", reason="a cookie that is no session key")
             return None
         digests = {keys.digest(key): key for key in offered}
@@ -132,7 +135,7 @@ class Lifecycle:
             return live[0]
         if live:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
-            self.stale = False
+            self.stale, self.rivals = False, tuple(digest for _, digest, _ in live)
             self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
         elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
@@ -478,6 +481,7 @@ class Lifecycle:
     def end(self, reason: str) -> None:
         """Delete the session at once; what is left is an empty one without a key.
 
+        Of several live sessions that the request offers all end: whichever is the visitor's, it is over.
         Raises SessionInterrupted if it lives on under another key, and StoreUnavailable; in both cases
         this request is rid of it.
         """
@@ -485,12 +489,13 @@ class Lifecycle:
             self.resolve()
         offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
         key, user_id, superseded = self.key or offered, self.user_id, self.superseded
+        doomed = self.rivals if key is None else (*self.rivals, keys.digest(key))
         self._forget()
         self.outcome = Outcome.ENDED
         if superseded:
             self._leave_to_its_new_key()
-        if key is not None:
-            self._delete(keys.digest(key), user_id, reason)
+        for digest in doomed:
+            self._delete(digest, user_id, reason)
 
     def _delete(self, digest: bytes, user_id: str | None, reason: str) -> None:
         if self._store.delete(digest):
@@ -507,5 +512,5 @@ class Lifecycle:
     def _forget(self) -> None:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
-        self.digest = b""
+        self.digest, self.rivals = b"", ()
         self.restarts = self.cleared = self.forced = self.superseded = self.stale = False
