@@ -111,13 +111,8 @@ class Lifecycle:
 
     def _find(self) -> tuple[str, bytes, Record] | None:
         offered = self.candidates.keys
-        self.stale = self.candidates.present and not self.candidates.crowded
         if not offered:
-            if self.candidates.crowded:
-                self._settings.events.emit("duplicate", reason="more session keys than are looked up")
-            elif self.stale:
-                self._settings.events.emit("malformed", reason="a cookie that is no session key")
-            return None
+            return self._find_no_key()
         digests = {keys.digest(key): key for key in offered}
         if len(digests) == 1:
             (digest,) = digests
@@ -125,7 +120,15 @@ class Lifecycle:
             records = {} if record is None else {digest: record}
         else:
             records = self._store.load_any(list(digests))
+        self.stale = True  # not before the database has answered: a fault takes nobody's cookie
         return self._choose(digests, records)
+
+    def _find_no_key(self) -> None:
+        if self.candidates.crowded:
+            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+        elif self.candidates.present:
+            self.stale = True
+            self._settings.events.emit("malformed", reason="a cookie that is no session key")
 
     def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
         """Return the one live session among those offered; two are one too many, whatever their order."""
