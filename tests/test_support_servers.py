@@ -32,9 +32,7 @@ def test_database_is_empty_for_each_test(database: str, turn: str) -> None:
         assert connection.execute(text("SELECT count(*) FROM leftover")).scalar_one() == 1
 
 
-def test_open_transaction_is_seen(
-    any_server: str, rooms: dict[str, Room], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_transaction_is_seen(any_server: str, rooms: dict[str, Room], monkeypatch: pytest.MonkeyPatch) -> None:
     """The check after each test must be able to fail."""
     monkeypatch.setattr(databases, "PATIENCE", 0.5)
     room = rooms[dialect_of(any_server)]
