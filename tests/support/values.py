@@ -32,7 +32,7 @@ def exact(value: Any) -> Hashable:
     return kind, repr(value)
 
 
-def _zone(value: datetime) -> Hashable:
+def _zone(value: datetime) -> object:
     zone = value.tzinfo
     return zone.key if isinstance(zone, ZoneInfo) else type(zone)
 
