@@ -83,6 +83,13 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=databases.server_flavours(), ids=lambda flavour: flavour.id)
+def networked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database as `database` gives it, but only where there is a network between."""
+    with _fresh_database(request.param, request, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
 def private_postgresql() -> Iterator[Server]:
     """A PostgreSQL server for this module alone, to stop, kill and start again."""
