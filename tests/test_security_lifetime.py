@@ -112,9 +112,9 @@ def rotate_and_write(session: Session) -> None:
     session["late"] = True
 
 
-def test_s37_a_rotation_kills_the_old_key_at_once(database: str) -> None:
+def test_s37_a_rotation_kills_the_old_key_at_once(sqlite: str) -> None:
     """A key that was planted before the login opens nothing after it (WSTG-SESS-03)."""
-    site = Site(database)
+    site = Site(sqlite)
     planted = site.begin(cart=[1])
     fresh = site.log_in("ada", planted)
     again = site.visit(rotate, fresh).key or ""
@@ -154,9 +154,9 @@ def test_s38_a_rotation_is_whole_or_has_not_happened(database: str, mode: Any, d
     assert faults_seen >= 4
 
 
-def test_s39_a_request_with_the_old_key_neither_revives_nor_alters(database: str) -> None:
+def test_s39_a_request_with_the_old_key_neither_revives_nor_alters(sqlite: str) -> None:
     """Request A loads; B logs in, which rotates; A writes: nothing of A is kept, and the login is."""
-    site = Site(database)
+    site = Site(sqlite)
     old = site.begin(a=1)
     new: list[str] = []
     visit = during(site, old, look, lambda: new.append(site.log_in("ada", old)), write)
@@ -182,9 +182,9 @@ LATE_WRITERS = [
 
 
 @pytest.mark.parametrize("act", LATE_WRITERS)
-def test_s40_a_logout_is_final_against_late_writers(database: str, act: Act) -> None:
+def test_s40_a_logout_is_final_against_late_writers(sqlite: str, act: Act) -> None:
     """Request A loads; B logs out; A changes something: the session stays ended, and A is told (CVE-2025-46336)."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.begin(a=1, list=[1])
     visit = during(site, key, look, lambda: site.visit(leave, key), act)
 
@@ -196,9 +196,9 @@ def test_s40_a_logout_is_final_against_late_writers(database: str, act: Act) -> 
 
 @pytest.mark.parametrize("always", [False, True], ids=["when due", "save_every_request"])
 @pytest.mark.parametrize("act", [ignore, look, lambda session: session.get("list")])
-def test_s41_a_logout_is_final_against_late_readers(database: str, act: Act, always: bool) -> None:
+def test_s41_a_logout_is_final_against_late_readers(sqlite: str, act: Act, always: bool) -> None:
     """A late extension must not bring the row back, as express-session's resave does."""
-    site = timed(database, save_every_request=always)
+    site = timed(sqlite, save_every_request=always)
     key = site.begin(a=1, list=[1])
     site.clock.advance(IDLE // 2)
     visit = during(site, key, act, lambda: site.visit(leave, key), act)
@@ -234,9 +234,9 @@ def outage(site: Site) -> Iterator[None]:
         yield
 
 
-def test_s43_a_logout_that_did_not_reach_the_database_is_no_success(database: str) -> None:
+def test_s43_a_logout_that_did_not_reach_the_database_is_no_success(sqlite: str) -> None:
     """The visitor must not believe that he is logged out; in this browser, at least, he is."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.begin(a=1)
     with outage(site):
         visit = site.visit(leave, key)
@@ -263,13 +263,13 @@ def test_s43_an_application_can_see_it_too(sqlite: str) -> None:
     assert visit.clears
 
 
-def test_s44_a_hook_that_raises_keeps_no_session_alive(database: str) -> None:
+def test_s44_a_hook_that_raises_keeps_no_session_alive(sqlite: str) -> None:
     """The listener of CVE-2021-34428 raised, and the session stayed."""
 
     def hook(event: SessionEvent) -> None:
         raise RuntimeError(event.kind)
 
-    site = Site(database, on_event=hook)
+    site = Site(sqlite, on_event=hook)
     key, other = site.begin(a=1), site.log_in("ada")
     visit = site.visit(leave, key)
     site.store.revoke_user("ada")
@@ -279,9 +279,9 @@ def test_s44_a_hook_that_raises_keeps_no_session_alive(database: str) -> None:
     assert site.values(other) == {}
 
 
-def test_s44_an_application_that_raises_after_its_logout_does_not_undo_it(database: str) -> None:
+def test_s44_an_application_that_raises_after_its_logout_does_not_undo_it(sqlite: str) -> None:
     """A page that fails is saved nowhere, but what is over is over."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.begin(a=1)
 
     def page(session: Session) -> None:
@@ -297,9 +297,9 @@ def test_s44_an_application_that_raises_after_its_logout_does_not_undo_it(databa
     assert site.row(key) is None
 
 
-def test_s45_an_idle_session_dies_on_the_second(database: str) -> None:
+def test_s45_an_idle_session_dies_on_the_second(sqlite: str) -> None:
     """The server counts, whatever the browser keeps."""
-    site = timed(database)
+    site = timed(sqlite)
     early, late = site.begin(a=1), site.begin(a=1)
     site.clock.advance(IDLE - 1)
 
@@ -454,9 +454,9 @@ def test_s48_the_sessions_of_a_user_are_found_by_an_index(database: str) -> None
     assert "ix_sessionware_session_user_id" in explained(site, listing)
 
 
-def test_s49_what_a_list_shows_opens_nothing(database: str) -> None:
+def test_s49_what_a_list_shows_opens_nothing(sqlite: str) -> None:
     """A page "my sessions" shows handles, and a handle is no key (CVE-2020-5224)."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.log_in("ada")
     (info,) = site.store.sessions_of("ada")
     shown = [info.handle, info.handle.upper(), info.handle + info.handle[:11], *map(str, (info, info.user_id))]
@@ -493,9 +493,9 @@ AFTER_LOGOUT = [
 
 
 @pytest.mark.parametrize(("act", "expected"), AFTER_LOGOUT)
-def test_s50_after_a_logout_only_an_explicit_change_begins_a_session(database: str, act: Act, expected: Any) -> None:
+def test_s50_after_a_logout_only_an_explicit_change_begins_a_session(sqlite: str, act: Act, expected: Any) -> None:
     """And that is a new one, which has nothing of the old."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.log_in("eve", site.begin(a=1))
 
     def page(session: Session) -> None:
@@ -516,9 +516,9 @@ def test_s50_after_a_logout_only_an_explicit_change_begins_a_session(database: s
         assert site.visit(lambda session: session.user_id, visit.key).value != "eve"
 
 
-def test_s50_requests_of_one_browser_that_log_out_twice_agree(database: str) -> None:
+def test_s50_requests_of_one_browser_that_log_out_twice_agree(sqlite: str) -> None:
     """Two clicks on the button are one logout."""
-    site = Site(database)
+    site = Site(sqlite)
     key = site.begin(a=1)
     visit = during(site, key, look, lambda: site.visit(leave, key), leave)
 
