@@ -70,6 +70,7 @@ class Lifecycle:
     digest: bytes = b""
     superseded = False
     stale = False  # a cookie of ours was sent, and names no live session
+    rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
     user_id: str | None = None
     expiry: int | None = None
     next_key: str | None = None  # set while a rotation waits for the save
@@ -119,7 +120,9 @@ class Lifecycle:
         if offered:
             digests = {keys.digest(key): key for key in offered}
             return self._choose(digests, self._store.load_any(list(digests)))
-        if self.candidates.present:
+        if self.candidates.crowded:
+            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+        elif self.candidates.present:
             self.stale = True
             self._settings.events.emit("malformed", reason="a cookie that is no session key")
         return None
@@ -132,6 +135,7 @@ class Lifecycle:
             return live[0]
         if live:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
+            self.rivals = tuple(digest for _, digest, _ in live)
             self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
         elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
@@ -480,6 +484,7 @@ class Lifecycle:
     def end(self, reason: str) -> None:
         """Delete the session at once; what is left is an empty one without a key.
 
+        Of several live sessions that the request offers all end: whichever is the visitor's, it is over.
         Raises SessionInterrupted if it lives on under another key, and StoreUnavailable; in both cases
         this request is rid of it.
         """
@@ -487,12 +492,13 @@ class Lifecycle:
             self.resolve()
         offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
         key, user_id, superseded = self.key or offered, self.user_id, self.superseded
+        doomed = self.rivals if key is None else (*self.rivals, keys.digest(key))
         self._forget()
         self.outcome = Outcome.ENDED
         if superseded:
             self._leave_to_its_new_key()
-        if key is not None:
-            self._delete(keys.digest(key), user_id, reason)
+        for digest in doomed:
+            self._delete(digest, user_id, reason)
 
     def _delete(self, digest: bytes, user_id: str | None, reason: str) -> None:
         if self._store.delete(digest):
@@ -509,5 +515,5 @@ class Lifecycle:
     def _forget(self) -> None:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
-        self.digest = b""
+        self.digest, self.rivals = b"", ()
         self.restarts = self.cleared = self.forced = self.superseded = self.stale = False

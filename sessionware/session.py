@@ -413,6 +413,7 @@ def _as_expiry(value: Any, now: float) -> int | None:
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
+    value = min(max(value, -LAST_MOMENT), LAST_MOMENT + 1)  # wider numbers, infinite ones too, would overflow
     if value < 0:
         return _at(now + value)
     _at(now + value)
