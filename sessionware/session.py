@@ -314,24 +314,24 @@ class Session(MutableMapping[str, Any]):
         self.life = life
         return True
 
-    def headers_sent(self, body: object = None) -> None:
-        """Take note that no cookie can be sent any more.
-
-        *body* is the application's iterable where it goes to the server as it is: nobody commits at its
-        end then, and each change is stored at once.
-        """
+    def headers_sent(self) -> None:
+        """Take note that no cookie can be sent any more."""
         self._headers_sent = True
-        if body is not None:
-            self._store_at_once = True
-            self._body = _weak(body)
+
+    def store_at_once(self, body: object) -> None:
+        """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
+        self._store_at_once = True
+        self._body = weakref.ref(body)
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
         life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
-        if life.record is not None:
+        if life.record is not None or life.superseded:
             self.commit()
+        elif life.values:
+            life.drop("no response could carry the cookie of a new session")
 
     # Small steps
 
@@ -392,13 +392,6 @@ class Session(MutableMapping[str, Any]):
 
     def _now(self) -> float:
         return self._settings.clock()
-
-
-def _weak(body: object) -> Callable[[], object]:
-    try:
-        return weakref.ref(body)
-    except TypeError:
-        return lambda: None
 
 
 def _as_expiry(value: Any, now: float) -> int | None:
