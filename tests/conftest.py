@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.databases import KINDS, SQLITE, Flavour, Room
+from tests.support.isolation import PLACES, Place, database_at
 from tests.support.servers import Server, start_mariadb, start_postgresql
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -81,6 +83,15 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database on each engine that is reached over a network."""
     with _fresh_database(_primary(request.param), request, tmp_path) as url:
         yield url
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.id)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Engine]:
+    """An empty database on every engine and isolation level: a URL, or an Engine of the application."""
+    wanted: Place = request.param
+    flavour = SQLITE if wanted.dialect == "sqlite" else _primary(wanted.dialect)
+    with _fresh_database(flavour, request, tmp_path) as url:
+        yield database_at(url, wanted.level)
 
 
 @pytest.fixture(scope="module")
