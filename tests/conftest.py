@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.databases import KINDS, SQLITE, Flavour, Room
-from tests.support.isolation import PLACES, Place, database_at
+from tests.support.isolation import PLACES, Address, Place
 from tests.support.servers import Server, start_mariadb, start_postgresql
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -86,12 +85,12 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(params=PLACES, ids=lambda place: place.id)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Engine]:
-    """An empty database on every engine and isolation level: a URL, or an Engine of the application."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Address]:
+    """An empty database on every engine, and at every isolation level through an application's Engine."""
     wanted: Place = request.param
     flavour = SQLITE if wanted.dialect == "sqlite" else _primary(wanted.dialect)
     with _fresh_database(flavour, request, tmp_path) as url:
-        yield database_at(url, wanted.level)
+        yield Address(url, wanted.level)
 
 
 @pytest.fixture(scope="module")

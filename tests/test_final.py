@@ -93,7 +93,7 @@ WRITERS: dict[str, Verb] = {
 READERS: dict[str, Verb] = {
     "load": lambda store, digest, record: store.load(digest),
     "load_any": lambda store, digest, record: store.load_any([digest]),
-    "revoked_since": lambda store, digest, record: store.revoked_since("ann", 0.0, None),
+    "revoked_since": lambda store, digest, record: store.revoked_since("ann", 0.0, []),
     "exists": lambda store, digest, record: store.exists("x" * 43),
     "read": lambda store, digest, record: store.read("x" * 43),
     "sessions_of": lambda store, digest, record: store.sessions_of("ann"),

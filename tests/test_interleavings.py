@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
 
 from sessionware import SessionEvent, SessionInterrupted, SessionMiddleware, keys
 from tests.support.clock import Clock
 from tests.support.counting import statements
+from tests.support.isolation import Address
 from tests.support.visit import Visit, merges
 
 HOUR = 3600
@@ -130,10 +130,10 @@ ORDERS = [
 
 
 @pytest.fixture
-def world(place: str | Engine) -> World:
+def world(place: Address) -> World:
     """A world in which nothing has happened yet."""
     clock, events = Clock(), []
-    middleware = SessionMiddleware(lambda *_: [], place, clock=clock, on_event=events.append)
+    middleware = SessionMiddleware(lambda *_: [], place.open(), clock=clock, on_event=events.append)
     return World(middleware, clock, events)
 
 

@@ -26,13 +26,20 @@ PLACES = [
 ]
 
 
-def database_at(url: str, level: str | None) -> str | Engine:
-    """Return *url* itself, or an Engine every statement of which runs at *level*."""
-    if level is None:
-        return url
-    options: dict[str, Any] = {}
-    if make_url(url).get_backend_name() == "postgresql":
-        # In autocommit the drivers leave the level to the server.
-        escaped = level.lower().replace(" ", "\\ ")
-        options = {"connect_args": {"options": f"-c default_transaction_isolation={escaped}"}}
-    return create_engine(url, isolation_level=level, **options)
+@dataclass(frozen=True)
+class Address:
+    """An empty database at a place."""
+
+    url: str
+    level: str | None
+
+    def open(self) -> str | Engine:
+        """Return the URL, or a new Engine every statement of which runs at the level."""
+        if self.level is None:
+            return self.url
+        options: dict[str, Any] = {}
+        if make_url(self.url).get_backend_name() == "postgresql":
+            # In autocommit the drivers leave the level to the server.
+            escaped = self.level.lower().replace(" ", "\\ ")
+            options = {"connect_args": {"options": f"-c default_transaction_isolation={escaped}"}}
+        return create_engine(self.url, isolation_level=self.level, **options)
