@@ -75,9 +75,9 @@ class SessionCookie:
         """
         if header is None or self._wanted not in header:
             return NO_CANDIDATES
-        start = len(self._wanted)
-        pairs = (pair.strip(" \t") for pair in header.split(";"))
-        values = [pair[start:] for pair in pairs if pair.startswith(self._wanted)]
+        values = _values_of(self._wanted, header)
+        if len(values) == 1 and is_key(values[0]):
+            return Candidates((values[0],), True)
         keys = dict.fromkeys(value for value in values if is_key(value))
         return Candidates(tuple(keys)[:MAX_CANDIDATES], bool(values))
 
@@ -93,6 +93,21 @@ class SessionCookie:
         It has the attributes of creation: without them browsers keep a prefixed or partitioned cookie.
         """
         return f"{self._wanted}{self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def _values_of(wanted: str, header: str) -> list[str]:
+    """Return what follows *wanted*, ``name=``, wherever that begins a pair, up to the end of the pair."""
+    values = []
+    at = header.find(wanted)
+    while at >= 0:
+        before = at - 1
+        while before >= 0 and header[before] in " \t":
+            before -= 1
+        if before < 0 or header[before] == ";":
+            end = header.find(";", at)
+            values.append(header[at + len(wanted) : end if end >= 0 else None].rstrip(" \t"))
+        at = header.find(wanted, at + len(wanted))
+    return values
 
 
 def default_name(*, domain: str | None, path: str, secure: bool) -> str:

@@ -110,19 +110,19 @@ class Lifecycle:
 
     def _find(self) -> tuple[str, bytes, Record] | None:
         offered = self.candidates.keys
-        self.stale = self.candidates.present
-        if not offered:
-            if self.stale:
-                self._settings.events.emit("malformed", reason="a cookie that is no session key")
-            return None
-        digests = {keys.digest(key): key for key in offered}
-        if len(digests) == 1:
-            (digest,) = digests
+        if len(offered) == 1:
+            key, digest = offered[0], keys.digest(offered[0])
             record = self._store.load(digest)
-            records = {} if record is None else {digest: record}
-        else:
-            records = self._store.load_any(list(digests))
-        return self._choose(digests, records)
+            if record is not None and record.is_live(self.now()):
+                return key, digest, record
+            return self._choose({digest: key}, {} if record is None else {digest: record})
+        if offered:
+            digests = {keys.digest(key): key for key in offered}
+            return self._choose(digests, self._store.load_any(list(digests)))
+        if self.candidates.present:
+            self.stale = True
+            self._settings.events.emit("malformed", reason="a cookie that is no session key")
+        return None
 
     def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
         """Return the one live session among those offered; two are one too many, whatever their order."""
@@ -132,11 +132,11 @@ class Lifecycle:
             return live[0]
         if live:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
-            self.stale = False
             self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
         elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
         else:
+            self.stale = True
             self._report_miss(digests, records)
         return None
 
@@ -151,9 +151,10 @@ class Lifecycle:
         try:
             values = self._decode(record)
         except Undecodable as error:
+            self.stale = True
             self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
             return {}
-        self.key, self.digest, self.record, self.stale = key, digest, record, False
+        self.key, self.digest, self.record = key, digest, record
         self.user_id, self.expiry = record.user_id, record.expiry
         return values
 
@@ -195,7 +196,7 @@ class Lifecycle:
         """
         if self.superseded:
             raise SessionInterrupted(ended=False)
-        if self._draft(text).expires_at <= self.now():
+        if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
         elif self.record is None:
             self._create(text)
@@ -313,8 +314,9 @@ class Lifecycle:
 
     def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
         assert key is not None, "a stored session has a key"
-        self.key, self.digest, self.record = key, keys.digest(key), draft
-        self.next_key = None
+        if key != self.key:
+            self.key, self.digest = key, keys.digest(key)
+        self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome = outcome
 
@@ -434,10 +436,10 @@ class Lifecycle:
 
     def max_age(self) -> int | None:
         """Return how many seconds the cookie may live from now; None: until the browser closes."""
-        lifetime, now = self._settings.lifetime, self.now()
-        if self.record is None:  # extended unseen: of default lifetime
-            return lifetime.max_age(now + lifetime.idle, now, None)
-        return lifetime.max_age(self.record.expires_at, now, self.record.expiry)
+        lifetime, record = self._settings.lifetime, self.record
+        if record is None:  # extended unseen: of default lifetime
+            return lifetime.max_age(lifetime.idle, None)
+        return lifetime.max_age(record.expires_at - record.used_at, record.expiry)
 
     def touch(self) -> None:
         """Extend the session if its use is worth a write.
@@ -447,7 +449,7 @@ class Lifecycle:
         record, now, lifetime = self.record, self.now(), self._settings.lifetime
         if record is None or now <= record.used_at:
             return
-        if not self._settings.extend_always and not lifetime.is_due(record, now):
+        if not (self._settings.extend_always or lifetime.is_due(record, now)):
             return
         end = lifetime.expires_at(record.created_at, now, record.expiry)
         try:

@@ -35,7 +35,7 @@ _IDLE = timedelta(days=14)
 _ABSOLUTE = timedelta(days=90)
 
 _ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
-_SENDS_COOKIE = frozenset({Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED})
+_SENDS_COOKIE = (Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED)
 
 _PURGE_BATCH = 1000
 _PURGE_SOON_SECONDS = 1
@@ -104,7 +104,7 @@ class SessionMiddleware:
             clock=clock,
             read_cookie=self.cookie.read,
         )
-        self._environ_key = options.text("environ_key", environ_key)
+        self.environ_key = options.text("environ_key", environ_key)
         self._purge_seconds = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
         # Workers start together and may not live long: each begins somewhere within the interval.
         self._purge_at = clock() + (self._purge_seconds or 0) * random.uniform(0.02, 1)
@@ -113,7 +113,7 @@ class SessionMiddleware:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Run the application with a session (PEP 3333)."""
-        if self._environ_key in environ:
+        if self.environ_key in environ:
             return self.app(environ, start_response)  # wrapped twice, or a request within a request
         session = self.process_request(environ)
         exchange = Exchange(start_response, self, environ)
@@ -134,7 +134,7 @@ class SessionMiddleware:
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self._environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
         return session
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
@@ -143,7 +143,7 @@ class SessionMiddleware:
         An untouched session returns *headers* themselves. With a *status* from 500 on nothing is stored
         but what already was. Raises SessionInterrupted, StoreUnavailable, SessionTooLarge, UnstorableValue.
         """
-        session = environ.get(self._environ_key)
+        session = environ.get(self.environ_key)
         if not isinstance(session, Session):
             return headers  # the application has put something else there: it is in charge
         if session.consulted() is None:
@@ -155,7 +155,7 @@ class SessionMiddleware:
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
-        session = environ.get(self._environ_key)
+        session = environ.get(self.environ_key)
         if not isinstance(session, Session) or (life := session.consulted()) is None:
             return headers
         headers = vary_on_cookie(headers)
@@ -186,7 +186,7 @@ class SessionMiddleware:
                 "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
                 "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
             )
-        return forbid_storing(set_cookie(headers, self.cookie.name, cookie))
+        return set_cookie(headers, self.cookie.name, cookie)
 
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"

@@ -296,7 +296,8 @@ class Session(MutableMapping[str, Any]):
         life = self._life
         if life is None or (life.values is None and not life.forced):
             return
-        text = life.pending(dirty=self._modified or self._handed_out)
+        dirty = self._modified or self._handed_out
+        text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
             life.save(text)
         elif life.superseded and life.values:
@@ -355,7 +356,8 @@ class Session(MutableMapping[str, Any]):
 
     def _values(self) -> dict[str, Any]:
         self.accessed = True
-        return self._opened().open()
+        life = self._life or self._opened()
+        return life.open() if life.values is None else life.values
 
     def _values_to_change(self) -> dict[str, Any]:
         values = self._values()

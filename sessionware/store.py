@@ -98,9 +98,8 @@ class SessionStore:
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
-        values = _row(digest, record) | {"digest": digest, "base": base, "now": now}
         try:
-            return self._write(self._sql.update, values) == 1
+            return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
         except ConnectionLost:
             found = self.load(digest)
         return self._settle(found, record, base, lambda: self.update(digest, record, base, now))
@@ -145,7 +144,7 @@ class SessionStore:
             tried.append((base, record.revision))
             if new_digest is not None:
                 return self._move(run, digest, new_digest, record, base, now)
-            return bool(run(self._sql.update, _row(digest, record) | {"digest": digest, "base": base, "now": now}))
+            return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
 
         try:
             self.database.transaction(work)
@@ -164,7 +163,7 @@ class SessionStore:
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
         # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
-        if run(self._sql.rotate, _row(new_digest, record) | {"digest": digest, "base": base, "now": now}) != 1:
+        if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
             return False
         run(self._sql.insert, _row(digest, _tombstone(now)))
         return True
@@ -255,6 +254,11 @@ class SessionStore:
     def count(self) -> int:
         """Return how many sessions are live. Raises StoreUnavailable."""
         return int(self._read(self._sql.count, {"now": int(self.clock())})[0][0])
+
+    def count_expired(self) -> int:
+        """Return how many rows `purge` would remove now. Raises StoreUnavailable."""
+        now = int(self.clock())
+        return int(self._read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
 
     def revoke(self, handle: str) -> bool:
         """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
@@ -405,10 +409,20 @@ class SessionStore:
         return self.database.write(statement, values, repeatable=repeatable)
 
 
+_COLUMNS = [f"p_{name}" for name in Record._fields]
+
+
 def _row(digest: bytes, record: Record) -> dict[str, Any]:
-    values: dict[str, Any] = {f"p_{name}": value for name, value in zip(Record._fields, record, strict=True)}
+    values: dict[str, Any] = dict(zip(_COLUMNS, record, strict=True))
     values["p_digest"] = digest
     values["p_purge_hour"] = purge_hour(record.expires_at)
+    return values
+
+
+def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Return the values of a change that stores *record* over the row under *digest*."""
+    values = _row(new_digest, record)
+    values["digest"], values["base"], values["now"] = digest, base, now
     return values
 
 

@@ -116,11 +116,10 @@ class Statements:
                 c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)])
             )
         )
+        expired = sa.and_(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
+        self.count_expired = self._make(sa.select(sa.func.count()).select_from(table).where(expired))
         self.list_expired = self._make(
-            sa.select(c.digest)
-            .where(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
-            .order_by(c.purge_hour)
-            .limit(_p("size", sa.Integer))
+            sa.select(c.digest).where(expired).order_by(c.purge_hour).limit(_p("size", sa.Integer))
         )
 
     def delete_all_of(self, count: int, *, expired: bool) -> Statement:

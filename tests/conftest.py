@@ -93,6 +93,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Address]:
         yield Address(url, wanted.level)
 
 
+@pytest.fixture(params=databases.server_flavours(), ids=lambda flavour: flavour.id)
+def networked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database as `database` gives it, but only where there is a network between."""
+    with _fresh_database(request.param, request, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
 def private_postgresql() -> Iterator[Server]:
     """A PostgreSQL server for this module alone, to stop, kill and start again."""
