@@ -99,7 +99,9 @@ def too_large(values: dict[str, Any]) -> None:
     values["new"] = "x" * 2000
 
 
-@pytest.mark.parametrize("change, error", [(refuse, Refusal), (unstorable, UnstorableValue), (too_large, SessionTooLarge)])
+@pytest.mark.parametrize(
+    ("change", "error"), [(refuse, Refusal), (unstorable, UnstorableValue), (too_large, SessionTooLarge)]
+)
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "new"])
 def test_a_change_that_fails_leaves_all_as_it_was(
     database: str, change: Callable[[dict[str, Any]], None], error: type[Exception], stored: bool

@@ -130,7 +130,7 @@ IN_FLIGHT = [
 ]
 
 
-@pytest.mark.parametrize("operation, refused", IN_FLIGHT)
+@pytest.mark.parametrize(("operation", "refused"), IN_FLIGHT)
 @pytest.mark.parametrize("loaded_before", [True, False], ids=["loaded-before", "started-after"])
 def test_a_request_with_the_old_key_does_nothing_and_sends_no_cookie(
     database: str, operation: Callable[[Session], None], refused: bool, loaded_before: bool
@@ -233,7 +233,7 @@ def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [body]
 
 
-@pytest.mark.parametrize("path, status", [("/read", 200), ("/write", 200), ("/logout", 400)])
+@pytest.mark.parametrize(("path", "status"), [("/read", 200), ("/write", 200), ("/logout", 400)])
 def test_the_browser_keeps_the_new_cookie_when_a_late_answer_arrives(database: str, path: str, status: int) -> None:
     """The answer to a request with the old key may come in after that to the login."""
     app = SessionMiddleware(site, database)
