@@ -10,9 +10,10 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -76,7 +77,7 @@ class Statement:
         compiled: Any = clause.compile(dialect=dialect)
         self._dialect = dialect
         self._text = str(compiled)
-        self._order: list[str] | None = compiled.positiontup
+        self._bind = _binder(compiled.positiontup)
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self.selects = isinstance(clause, sa.Select | sa.TextClause)
 
@@ -84,17 +85,24 @@ class Statement:
         """Return the rows of a SELECT, or how many rows a change hit."""
         if self._constants:
             values = {**self._constants, **values}
-        order = self._order
-        bound = values if order is None else tuple([values[name] for name in order])
         try:
             cursor = connection.cursor()
-            self._dialect.do_execute(cursor, self._text, bound)
+            self._dialect.do_execute(cursor, self._text, self._bind(values))
             found = cursor.fetchall() if self.selects else cursor.rowcount
             cursor.close()
             return found
         except Exception as error:
             failed = _Failed(error)
         raise failed
+
+
+def _binder(order: Sequence[str] | None) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what brings named values into the form that the driver takes: as they are, or in *order*."""
+    if order is None:
+        return lambda values: values
+    if len(order) == 1:
+        return lambda values: (values[order[0]],)
+    return itemgetter(*order)
 
 
 class Execute:
@@ -232,6 +240,9 @@ class Database:
             return self._lend(step, value)
         except _Failed as failed:
             trouble = failed.trouble
+        return self._insist_after(trouble, step, value, repeatable=repeatable)
+
+    def _insist_after(self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.002
         while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):

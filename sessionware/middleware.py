@@ -146,7 +146,7 @@ class SessionMiddleware:
         session = environ.get(self.environ_key)
         if not isinstance(session, Session):
             return headers  # the application has put something else there: it is in charge
-        if session.consulted() is None:
+        if session.life is None:
             if not (self._settings.extend_always and session.extend_unused()):
                 return headers
         elif status < "5":
@@ -156,10 +156,10 @@ class SessionMiddleware:
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
         session = environ.get(self.environ_key)
-        if not isinstance(session, Session) or (life := session.consulted()) is None:
+        if not isinstance(session, Session) or (life := session.life) is None:
             return headers
         headers = vary_on_cookie(headers)
-        if session.wants_site_data_cleared():
+        if session.clear_site_data:
             headers.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
         cookie = self._cookie_after(life, status)
         return headers if cookie is None else self._with_cookie(environ, headers, cookie)
@@ -197,7 +197,7 @@ class SessionMiddleware:
                 return body  # a hijacked connection, or a mistake that the server reports
             first = partial(self._before_first, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), first)
-        if session.consulted() is None:
+        if session.life is None:
             session.headers_sent(None if complete else body)
             return body
         if not complete:
@@ -221,7 +221,7 @@ class SessionMiddleware:
     def _at_end(self, exchange: Exchange, session: Session) -> None:
         if exchange.decided and not exchange.failed:
             session.commit_late()
-        if session.consulted() is not None and self._purge_is_due():
+        if session.life is not None and self._purge_is_due():
             self._purge()
 
     def _answer(
@@ -235,7 +235,7 @@ class SessionMiddleware:
         if not isinstance(error, SessionInterrupted):
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
-        life = session.consulted()
+        life = session.life
         # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
         if life is not None and not life.superseded and self._is_dead(life):
             headers = set_cookie(headers, self.cookie.name, self.cookie.clear())
