@@ -12,6 +12,7 @@ import pytest
 from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.databases import KINDS, SQLITE, Flavour, Room
+from tests.support.isolation import PLACES, Address, Place
 from tests.support.servers import Server, start_mariadb, start_postgresql
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -88,6 +89,15 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database on each engine that is reached over a network."""
     with _fresh_database(_primary(request.param), request, tmp_path) as url:
         yield url
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.id)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Address]:
+    """An empty database on every engine, and at every isolation level through an application's Engine."""
+    wanted: Place = request.param
+    flavour = SQLITE if wanted.dialect == "sqlite" else _primary(wanted.dialect)
+    with _fresh_database(flavour, request, tmp_path) as url:
+        yield Address(url, wanted.level)
 
 
 @pytest.fixture(params=databases.server_flavours(), ids=lambda flavour: flavour.id)
