@@ -6,6 +6,7 @@ A value that JSON does not know stands as a dictionary with one key that begins 
 
 import base64
 import json
+import re
 from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -25,6 +26,12 @@ MAX_DEPTH = 100
 _MAX_DIGITS = 4300
 
 _INT64 = range(-(2**63), 2**64)
+
+# What the decoders of single tags raise for what encode has not written.
+_UNDECODABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, OSError)
+
+# Two characters of Python, but one of JSON: it would come back as another text.
+_has_surrogate_pair = re.compile("[\ud800-\udbff][\udc00-\udfff]").search
 
 
 class Undecodable(Exception):
@@ -116,7 +123,7 @@ def _ascii_json(tree: dict[str, Any]) -> str:
 def _decode_long_way(text: str) -> dict[str, Any]:
     try:
         values = _untag(_parse(text))
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, OSError) as error:
+    except _UNDECODABLE as error:
         raise Undecodable(type(error).__name__) from None
     if type(values) is not dict or any(type(key) is not str for key in values):
         raise Undecodable("not a dictionary with text keys")
@@ -142,7 +149,9 @@ def _tag(value: Any, path: Path) -> Any:
     if len(path) > MAX_DEPTH:
         _refuse(path[:3], f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind is str:
+        return value if value.isascii() or not _has_surrogate_pair(value) else _tag_text(value)
+    if kind is bool or value is None:
         return value
     if kind is dict:
         return _tag_dict(value, path)
@@ -154,12 +163,16 @@ def _tag(value: Any, path: Path) -> Any:
 
 
 def _tag_dict(values: dict[Any, Any], path: Path) -> Any:
-    if any(type(key) is not str for key in values):
+    if any(type(key) is not str or _has_surrogate_pair(key) for key in values):
         return {"~map": [[_tag(k, (*path, k)), _tag(v, (*path, k))] for k, v in values.items()]}
     tagged = {key: _tag(value, (*path, key)) for key, value in values.items()}
     if len(tagged) == 1 and next(iter(tagged)).startswith("~"):
         return {"~~": list(*tagged.items())}
     return tagged
+
+
+def _tag_text(value: str) -> Any:
+    return {"~text": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii")}
 
 
 def _tag_int(value: int, path: Path) -> Any:
@@ -191,13 +204,18 @@ def _tag_datetime(value: datetime, path: Path) -> Any:
         return {"~datetime": f"{value.isoformat()}[{value.tzinfo.key}]"}  # RFC 9557
     if value.tzinfo is not None and value.utcoffset() is None:
         _refuse(path, "is a datetime whose time zone gives no offset")
-    return {"~datetime": value.isoformat()}
+    return _with_fold(value, {"~datetime": value.isoformat()})
 
 
 def _tag_time(value: time, path: Path) -> Any:
     if value.tzinfo is not None and value.utcoffset() is None:
         _refuse(path, "is a time whose zone has no fixed offset")
-    return {"~time": value.isoformat()}
+    return _with_fold(value, {"~time": value.isoformat()})
+
+
+def _with_fold(value: datetime | time, tagged: Any) -> Any:
+    """Note that *value* is the second of two equal readings of the clock; ISO 8601 has no sign for it."""
+    return {"~fold": tagged} if value.fold else tagged
 
 
 _TAGS: dict[type, Callable[[Any, Path], Any]] = {
@@ -247,6 +265,7 @@ def _untag_datetime(text: str) -> datetime:
 
 
 _UNTAGS: dict[str, Callable[[Any], Any]] = {
+    "~text": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "~int": int,
     "~float": float,
     "~tuple": lambda items: tuple(_untag(items)),
@@ -256,6 +275,7 @@ _UNTAGS: dict[str, Callable[[Any], Any]] = {
     "~datetime": _untag_datetime,
     "~date": date.fromisoformat,
     "~time": time.fromisoformat,
+    "~fold": lambda tree: _untag(tree).replace(fold=1),
     "~timedelta": lambda parts: timedelta(*parts),
     "~decimal": Decimal,
     "~uuid": UUID,
@@ -270,5 +290,6 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 
 def _shown(step: object) -> str:
-    text = repr(step) if isinstance(step, str | int) else type(step).__name__
+    readable = isinstance(step, str) or (isinstance(step, int) and step in _INT64)
+    text = repr(step) if readable else type(step).__name__
     return text if len(text) <= 60 else text[:57] + "..."

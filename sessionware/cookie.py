@@ -28,10 +28,15 @@ _is_path = re.compile(r"/[!-:<-~]*").fullmatch
 
 
 class Candidates(NamedTuple):
-    """The distinct session keys that a request offers, and whether a cookie of our name was there at all."""
+    """The distinct session keys that a request offers, and whether a cookie of our name was there at all.
+
+    *crowded* means that there were more keys than are looked up. Then there are none: those in front
+    would be chosen by their position, which is an attacker's to choose.
+    """
 
     keys: tuple[str, ...]
     present: bool
+    crowded: bool = False
 
 
 NO_CANDIDATES = Candidates((), False)
@@ -78,8 +83,10 @@ class SessionCookie:
         values = _values_of(self._wanted, header)
         if len(values) == 1 and is_key(values[0]):
             return Candidates((values[0],), True)
-        keys = dict.fromkeys(value for value in values if is_key(value))
-        return Candidates(tuple(keys)[:MAX_CANDIDATES], bool(values))
+        keys = tuple(dict.fromkeys(value for value in values if is_key(value)))
+        if len(keys) > MAX_CANDIDATES:
+            return Candidates((), present=True, crowded=True)
+        return Candidates(keys, bool(values))
 
     def issue(self, session_key: str, max_age: int | None) -> str:
         """Return the ``Set-Cookie`` value for *session_key*; *max_age* in seconds, None: until the browser closes."""

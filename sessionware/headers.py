@@ -1,6 +1,11 @@
 """What a response must say to caches about sessions. Lists in, lists out; nothing passed in is altered."""
 
+import re
+
 Headers = list[tuple[str, str]]
+
+# What stands in quotes is no directive: private="x, no-store" lets caches store.
+_quoted = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
 
 
 def vary_on_cookie(headers: Headers) -> Headers:
@@ -53,4 +58,4 @@ def forbid_storing(headers: Headers) -> Headers:
 
 
 def _directives(value: str) -> list[str]:
-    return [directive.strip().lower() for directive in value.split(",")]
+    return [directive.strip().lower() for directive in _quoted.sub("", value).split(",")]

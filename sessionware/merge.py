@@ -5,6 +5,7 @@ dictionaries at every level; any other value changes as a whole.
 """
 
 from collections.abc import Callable
+from datetime import datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
@@ -24,6 +25,10 @@ MISSING: Final = _Missing.MISSING
 """Stands for a key that is not there; false. A conflict handler may get it, and return it to delete."""
 
 OnConflict = Callable[[str, Any, Any, Any], Any]
+
+
+# Each NaN differs from itself, 0.0 equals -0.0, and one instant is equal in all time zones.
+_EQUAL_IS_NOT_SAME = frozenset({float, Decimal, datetime, time})
 
 
 class Merged(NamedTuple):
@@ -90,17 +95,21 @@ def _merge_value(
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two values are equal and of equal types at every level: 1, 1.0 and True differ."""
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if type(one) is dict:
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if type(one) in (list, tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if type(one) in (float, Decimal):
-        return repr(one) == repr(other)  # a NaN equals itself here, and 0.0 is not -0.0
-    return bool(one == other)
+    return one is other or bool(_essence(one) == _essence(other))
+
+
+def _essence(value: Any) -> Any:
+    """Return what to compare in place of *value*; it can be hashed if *value* can."""
+    kind = type(value)
+    if kind is dict:
+        return {_essence(key): _essence(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind, tuple(map(_essence, value))
+    if kind is set or kind is frozenset:
+        return kind, frozenset(map(_essence, value))
+    if kind in _EQUAL_IS_NOT_SAME:
+        return kind, repr(value)
+    return kind, value
 
 
 def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:

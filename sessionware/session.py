@@ -314,24 +314,24 @@ class Session(MutableMapping[str, Any]):
         self.life = life
         return True
 
-    def headers_sent(self, body: object = None) -> None:
-        """Take note that no cookie can be sent any more.
-
-        *body* is the application's iterable where it goes to the server as it is: nobody commits at its
-        end then, and each change is stored at once.
-        """
+    def headers_sent(self) -> None:
+        """Take note that no cookie can be sent any more."""
         self._headers_sent = True
-        if body is not None:
-            self._store_at_once = True
-            self._body = _weak(body)
+
+    def store_at_once(self, body: object) -> None:
+        """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
+        self._store_at_once = True
+        self._body = weakref.ref(body)
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
         life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
-        if life.record is not None:
+        if life.record is not None or life.superseded:
             self.commit()
+        elif life.values:
+            life.drop("no response could carry the cookie of a new session")
 
     # Small steps
 
@@ -394,13 +394,6 @@ class Session(MutableMapping[str, Any]):
         return self._settings.clock()
 
 
-def _weak(body: object) -> Callable[[], object]:
-    try:
-        return weakref.ref(body)
-    except TypeError:
-        return lambda: None
-
-
 def _as_expiry(value: Any, now: float) -> int | None:
     """Return *value*, as `Session.set_expiry` takes it, in the one number of `Record.expiry`."""
     if value is None:
@@ -413,6 +406,7 @@ def _as_expiry(value: Any, now: float) -> int | None:
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
+    value = min(max(value, -LAST_MOMENT), LAST_MOMENT + 1)  # wider numbers, infinite ones too, would overflow
     if value < 0:
         return _at(now + value)
     _at(now + value)

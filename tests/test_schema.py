@@ -15,7 +15,7 @@ from sessionware.store import SessionStore
 from sessionware.table import TABLE_NAME
 from tests.support.clock import Clock
 from tests.support.counting import statements
-from tests.support.crowd import store_of_round
+from tests.support.first_start import store_of_round
 from tests.support.databases import dialect_of
 from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
@@ -225,7 +225,7 @@ def test_rows_are_found_by_their_indexes(database: str, clock: Clock) -> None:
 
 def _start_together(url: str, processes: int, rounds: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.support.crowd", url, str(processes), str(rounds)],
+        [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.support.first_start", url, str(processes), str(rounds)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -1,71 +1,42 @@
-"""Many processes that do the same thing at the same moment: forked from one that is warm, behind a barrier.
+"""Processes that call an application of ours, all at once; started once for many tests."""
 
-    python -m tests.support.crowd URL PROCESSES ROUNDS
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
-In each round every process meets a database without a table: half of them create it, half of them use it.
-"""
-
-import os
-import sys
-import traceback
-from collections.abc import Callable
-
-from sessionware.store import SessionStore
+SIZE = 8
 
 
-def store_of_round(url: str, number: int) -> SessionStore:
-    """Return a store whose table nobody has used before this round: on SQLite a new file."""
-    if url.startswith("sqlite"):
-        return SessionStore(f"{url}.{number}")
-    return SessionStore(url, f"round_{number}")
+@contextmanager
+def crowd() -> Iterator[ProcessPoolExecutor]:
+    """Start SIZE processes that import the package anew; they are all there when this returns."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(SIZE)
+    with ProcessPoolExecutor(SIZE, mp_context=context, initializer=_keep, initargs=(barrier,)) as pool:
+        list(pool.map(_arrive, range(SIZE)))
+        yield pool
 
 
-def together(processes: int, work: Callable[[int], None]) -> int:
-    """Run *work* in so many forked processes at once; return how many of them failed."""
-    started, start = os.pipe()
-    children = []
-    for number in range(processes):
-        child = os.fork()
-        if child == 0:
-            os.close(start)
-            os.read(started, 1)  # until the parent closes its end
-            os._exit(_outcome(work, number))
-        children.append(child)
-    os.close(started)
-    os.close(start)
-    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+def all_at_once(pool: ProcessPoolExecutor, work: Callable[..., Any], *words: Any) -> Sequence[Any]:
+    """Run ``work(number, *words)`` in every process, begun together; return the results."""
+    return list(pool.map(_together, [(work, number, words) for number in range(SIZE)]))
 
 
-def first_use(url: str, round_number: int) -> Callable[[int], None]:
-    """Return what each process does in a round; in every other one with a store from before the fork."""
-    preloaded = store_of_round(url, round_number) if round_number % 2 == 0 else None
-
-    def work(number: int) -> None:
-        store = preloaded or store_of_round(url, round_number)
-        if number % 2:
-            store.create_table()
-        key = store.create({"number": number})
-        assert store.read(key) == {"number": number}
-
-    return work
+_barrier: Any = None
 
 
-def _outcome(work: Callable[[int], None], number: int) -> int:
-    try:
-        work(number)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+def _keep(barrier: Any) -> None:
+    global _barrier
+    _barrier = barrier
 
 
-def main() -> None:
-    """Run the rounds; exit with how many processes failed."""
-    url, processes, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    SessionStore(url)  # imports the driver, and whatever else a process imports first
-    failed = sum(together(processes, first_use(url, number)) for number in range(rounds))
-    sys.exit(min(failed, 100))
+def _arrive(_number: int) -> None:
+    _barrier.wait(60)
 
 
-if __name__ == "__main__":
-    main()
+def _together(task: tuple[Callable[..., Any], int, tuple[Any, ...]]) -> Any:
+    work, number, words = task
+    _barrier.wait(60)
+    return work(number, *words)

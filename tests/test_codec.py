@@ -1,0 +1,195 @@
+"""What the codec keeps, and that it comes back as it was: equal, and of the same type."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from enum import Enum, IntEnum, StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sessionware import TaggedJSON, UnstorableValue
+from tests.support.values import FAITHFUL, exact, texts, values
+
+CODEC = TaggedJSON()
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Word(StrEnum):
+    YES = "yes"
+
+
+class Text(str):
+    """A subclass that would come back as its base."""
+
+
+def reload(value: Any) -> Any:
+    """Return *value* as the next request sees it."""
+    return CODEC.decode(CODEC.encode({"k": value}))["k"]
+
+
+@pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in FAITHFUL.items()])
+def test_is_faithful(value: Any) -> None:
+    """The values by which codecs were compared; no JSON library keeps more than 13 of them."""
+    assert exact(reload(value)) == exact(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(Colour.RED, id="Enum"),
+        pytest.param(Number.ONE, id="IntEnum"),
+        pytest.param(Word.YES, id="StrEnum"),
+        pytest.param(Text("x"), id="subclass of str"),
+        pytest.param(object(), id="object"),
+        pytest.param(bytearray(b"x"), id="bytearray"),
+        pytest.param({"a": Colour}, id="class"),
+        pytest.param(len, id="function"),
+        pytest.param(iter([]), id="iterator"),
+        pytest.param(1j, id="complex"),
+        pytest.param(range(3), id="range"),
+    ],
+)
+def test_refuses_what_would_come_back_as_something_else(value: Any) -> None:
+    """A loud refusal at the save instead of a wrong type in the next request."""
+    with pytest.raises(UnstorableValue, match=r"session\['cart'\]\[1\].* cannot be stored faithfully"):
+        CODEC.encode({"cart": [0, value]})
+
+
+@pytest.mark.parametrize(
+    ("session", "where"),
+    [
+        pytest.param({"a": {"b": [0, object()]}}, "session['a']['b'][1] is of type object", id="list in dictionary"),
+        pytest.param({"a": {(1, 2): object()}}, "session['a'][tuple] is of type object", id="under an odd key"),
+        pytest.param({"a": {object(): 1}}, "session['a'][object] is of type object", id="a key itself"),
+        pytest.param({"a": {object()}}, "session['a']['{}'] is of type object", id="in a set"),
+        pytest.param({1: "x"}, "session has a key of type int", id="top-level key"),
+        pytest.param({Text("k"): "x"}, "session has a key of type Text", id="top-level key of a subclass"),
+        pytest.param({"a": {Text("k"): "x"}}, "session['a']['k'] is of type Text", id="key of a subclass"),
+        pytest.param({"x" * 999: object()}, "...] is of type object", id="giant key"),
+        pytest.param({"a": datetime(2026, 1, 1, tzinfo=BERLIN).timetz()}, "no fixed offset", id="time in a zone"),
+    ],
+)
+def test_a_refusal_names_the_path(session: dict[Any, Any], where: str) -> None:
+    """Whoever reads the log must find the line that put it there, and no value."""
+    with pytest.raises(UnstorableValue) as caught:
+        CODEC.encode(session)
+
+    assert where in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@settings(deadline=None, max_examples=400)
+@given(session=st.dictionaries(texts(), values(), max_size=4))
+@example({"~": 1})
+@example({"~~": ["a", 1]})
+@example({"a": {"~tuple": [1]}})
+@example({"a": {"~": {"~~": {"~map": []}}}})
+@example({"a": "\ud83d\ude00", "\ud83d\ude00": "\U0001f600"})
+@example({"a": datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=BERLIN)})
+@example({"a": datetime(2026, 3, 29, 2, 30, fold=1, tzinfo=BERLIN)})
+@example({"a": {(1,): {frozenset({b""}): {1.5}}}})
+def test_what_goes_in_comes_out(session: dict[str, Any]) -> None:
+    """For everything that is accepted, equal with equal types at every level; and the text is plain ASCII."""
+    text = CODEC.encode(session)
+
+    assert exact(CODEC.decode(text)) == exact(session)
+    assert text.isascii()
+    assert "\x00" not in text
+
+
+@settings(deadline=None)
+@given(session=st.dictionaries(texts(), values(), max_size=4))
+def test_what_comes_out_goes_in_as_the_same_text(session: dict[str, Any]) -> None:
+    """A session that was only read must not look changed: texts are compared, and a difference is a write."""
+    text = CODEC.encode(session)
+
+    assert CODEC.encode(CODEC.decode(text)) == text
+
+
+@settings(deadline=None)
+@given(session=st.dictionaries(texts(), values(), max_size=4))
+def test_the_text_is_json_for_any_reader(session: dict[str, Any]) -> None:
+    """PostgreSQL casts it with ``::jsonb``: no NaN, no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    assert type(json.loads(CODEC.encode(session), parse_constant=refuse)) is dict
+
+
+@pytest.mark.parametrize(
+    ("moment", "offset"),
+    [
+        pytest.param(datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN), "+02:00", id="first pass of the hour"),
+        pytest.param(datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1), "+01:00", id="second pass"),
+        pytest.param(datetime(2026, 3, 29, 2, 30, tzinfo=BERLIN), "+01:00", id="hour that is skipped"),
+        pytest.param(datetime(1890, 1, 1, tzinfo=BERLIN), "+00:53:28", id="local mean time"),
+    ],
+)
+def test_a_zone_keeps_its_name_and_the_instant(moment: datetime, offset: str) -> None:
+    """An appointment in Berlin stays in Berlin, also in the hour that the clock passes twice."""
+    text = CODEC.encode({"k": moment})
+    again = CODEC.decode(text)["k"]
+
+    assert f"{offset}[Europe/Berlin]" in text
+    assert again.tzinfo is BERLIN
+    assert again.astimezone(UTC) == moment.astimezone(UTC)
+
+
+def test_an_instant_survives_a_change_of_the_rules() -> None:
+    """A zone may have another offset by the time the row is read: then the instant counts, not the name."""
+    stored = '{"k":{"~datetime":"2026-07-01T12:00:00+05:00[Europe/Berlin]"}}'
+
+    assert CODEC.decode(stored)["k"].astimezone(UTC) == datetime(2026, 7, 1, 7, tzinfo=UTC)
+
+
+def test_a_naive_time_keeps_its_fold() -> None:
+    """datetime.now() marks the second pass of the hour with it; lost, the time is an hour off."""
+    naive = datetime(2026, 10, 25, 2, 30, fold=1)
+
+    assert reload(naive).fold == 1
+    assert reload(naive.time()).fold == 1
+    assert reload(naive.replace(fold=0)).fold == 0
+
+
+def test_equal_sets_are_equal_text_in_every_process() -> None:
+    """Strings hash differently in each worker: a set in hash order would be a write at every request."""
+    program = (
+        "from sessionware import TaggedJSON\n"
+        "words = [f'word {n}' for n in range(50)]\n"
+        "print(TaggedJSON().encode({'a': set(words), 'b': frozenset([frozenset(words), 1, None, (1, 'x')])}))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (0, 1, 4242)
+    }
+
+    assert len(found) == 1
+
+
+def test_plain_values_stay_readable() -> None:
+    """What people look up with ``data::jsonb ->> 'user'`` is no riddle."""
+    session = {"user": "ann", "cart": [1, 2.5, None, True], "price": {"~": 1}}
+
+    assert CODEC.encode(session) == '{"user":"ann","cart":[1,2.5,null,true],"price":{"~~":["~",1]}}'
+    assert CODEC.encode({"n": 2**70}) == '{"n":{"~int":"1180591620717411303424"}}'
