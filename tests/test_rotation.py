@@ -264,3 +264,16 @@ def test_two_logins_at_once_leave_one_session(database: str) -> None:
     assert (second.interrupted.ended, second.cookie) == (False, None)
     assert middleware.store.read(str(first.cookie)) == VALUES
     assert middleware.store.count() == 1
+
+
+@pytest.mark.xfail(reason="a request that has saved before the rotation still sends the cookie of that save")
+@pytest.mark.parametrize("operation", [save, atomic])
+def test_a_save_before_the_rotation_sends_no_cookie_after_it(sqlite: str, operation: Callable[[Session], None]) -> None:
+    """A slow request that has saved early ends after the login: its cookie would replace the new one."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create(VALUES)
+    slow = Visit(middleware, key)
+    operation(slow.session)
+    rotating(middleware, key, log_in).end()
+
+    assert slow.end().cookie is None
