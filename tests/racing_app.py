@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -38,7 +39,9 @@ def read(environ: dict[str, Any], words: dict[str, str]) -> Any:
 
 def write(environ: dict[str, Any], words: dict[str, str]) -> Any:
     session = get_session(environ)
+    work = float(words.pop("work", "0"))
     session.update(words)
+    time.sleep(work)
     return dict(session)
 
 
