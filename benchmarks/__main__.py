@@ -1,6 +1,8 @@
 """The command: `python -m benchmarks [http | scale | lost]`."""
 
 import contextlib
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +58,7 @@ def main(
     json_file: str | None,
 ) -> None:
     """Measure sessionware inside one process, as ratios to a hand-written limit."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and directories go in any case
     if context.invoked_subcommand is not None:
         return
     pace = measure.pace(quick=quick, rounds=rounds)

@@ -10,9 +10,10 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -77,7 +78,7 @@ class Statement:
         compiled: Any = clause.compile(dialect=dialect)
         self._dialect = dialect
         self._text = str(compiled)
-        self._order: list[str] | None = compiled.positiontup
+        self._bind = _binder(compiled.positiontup)
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self.selects = isinstance(clause, sa.Select | sa.TextClause)
 
@@ -85,17 +86,24 @@ class Statement:
         """Return the rows of a SELECT, or how many rows a change hit."""
         if self._constants:
             values = {**self._constants, **values}
-        order = self._order
-        bound = values if order is None else tuple([values[name] for name in order])
         try:
             cursor = connection.cursor()
-            self._dialect.do_execute(cursor, self._text, bound)
+            self._dialect.do_execute(cursor, self._text, self._bind(values))
             found = cursor.fetchall() if self.selects else cursor.rowcount
             cursor.close()
             return found
         except Exception as error:
             failed = _Failed(error)
         raise failed
+
+
+def _binder(order: Sequence[str] | None) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what brings named values into the form that the driver takes: as they are, or in *order*."""
+    if order is None:
+        return lambda values: values
+    if len(order) == 1:
+        return lambda values: (values[order[0]],)
+    return itemgetter(*order)
 
 
 class Execute:
@@ -135,6 +143,8 @@ class Database:
         self.dialect = self.engine.dialect
         if self.dialect.name not in SUPPORTED:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
+        # A database in memory has one connection, and whoever asks the engine for it must get it.
+        self._most_idle = 0 if in_memory(self.engine.url) else _IDLE_CONNECTIONS
         self._start_empty()
         _databases.add(self)
 
@@ -233,6 +243,9 @@ class Database:
             return self._lend(step, value)
         except _Failed as failed:
             trouble = failed.trouble
+        return self._insist_after(trouble, step, value, repeatable=repeatable)
+
+    def _insist_after(self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.002
         while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):
@@ -295,7 +308,7 @@ class Database:
             return
         with self._idle_lock:
             # Who waits, waits at the pool.
-            if not self._waiting and len(self._idle) < _IDLE_CONNECTIONS:
+            if not self._waiting and len(self._idle) < self._most_idle:
                 self._idle.append(connection)
                 return
         connection.close()

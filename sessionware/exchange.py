@@ -69,7 +69,9 @@ class Exchange:
         # The server raises if the first headers are gone; else these replace them, session headers and all.
         if exc_info is None:
             return self.server_start(status, headers)
-        return self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
+        write = self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
+        self._status = status
+        return write
 
     def _write(self, data: bytes) -> None:
         self.send_headers()
@@ -79,6 +81,8 @@ class Exchange:
 class Body:
     """An application's iterable, with something to be done before its first item and after its end.
 
+    *at_end* is told whether the iterable did well, as far as the client wanted it.
+
     A class and not a generator: a generator turns the StopIteration by which applications hand a
     hijacked connection to gunicorn into a RuntimeError (PEP 479).
     """
@@ -86,23 +90,28 @@ class Body:
     def __init__(
         self,
         iterable: Iterable[bytes],
-        at_end: Callable[[], object],
+        at_end: Callable[[bool], object],
         before_first: Callable[[], Iterable[bytes] | None] | None = None,
     ) -> None:
         self._iterable = iterable
         self._iterator: Iterator[bytes] | None = None
-        self._at_end: Callable[[], object] | None = at_end
+        self._at_end: Callable[[bool], object] | None = at_end
         self._before_first = before_first
+        self._raised = False
 
     def __iter__(self) -> "Body":
         return self
 
     def __next__(self) -> bytes:
-        if self._iterator is None:
-            self._iterator = iter(self._iterable)
-        if self._before_first is None:
-            return next(self._iterator)
-        return self._first()
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._iterable)
+            return next(self._iterator) if self._before_first is None else self._first()
+        except StopIteration:
+            raise
+        except BaseException:
+            self._raised = True
+            raise
 
     def _first(self) -> bytes:
         before, self._before_first = self._before_first, None
@@ -128,7 +137,7 @@ class Body:
                 close()
         finally:
             self._iterable, self._iterator = (), None
-            at_end()
+            at_end(not self._raised)
 
 
 class ClosingList(list[bytes]):
@@ -141,6 +150,11 @@ class ClosingList(list[bytes]):
     def close(self) -> None:
         """Do what is to be done at the end."""
         self._at_end()
+
+
+def can_be_watched(body: Iterable[bytes]) -> bool:
+    """Return whether a weak reference can tell the end of *body*: not of ``map()`` and the like."""
+    return type(body).__weakrefoffset__ != 0
 
 
 _SIZED = (list, tuple)

@@ -13,11 +13,16 @@ def vary_on_cookie(headers: Headers) -> Headers:
 
     Without it a cache gives one visitor's page to another (CVE-2014-1418, CVE-2026-27205).
     """
+    for name, _ in headers:
+        if name.lower() == "vary":
+            return _with_cookie_in_vary(headers)
+    return [*headers, ("Vary", "Cookie")]
+
+
+def _with_cookie_in_vary(headers: Headers) -> Headers:
+    rest = [pair for pair in headers if pair[0].lower() != "vary"]
     lines = [value for name, value in headers if name.lower() == "vary"]
-    if not lines:
-        return [*headers, ("Vary", "Cookie")]
     fields = [field.strip() for line in lines for field in line.split(",") if field.strip()]
-    rest = [(name, value) for name, value in headers if name.lower() != "vary"]
     if "*" in fields:
         return [*rest, ("Vary", "*")]
     if "cookie" not in (field.lower() for field in fields):

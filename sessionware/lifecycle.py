@@ -236,7 +236,7 @@ class Lifecycle:
         self._stored(key, draft, Outcome.CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
-            self._check_admission(None)
+            self._check_admission([keys.handle(self.digest)], moved=False)
 
     def _overwrite(self, text: str) -> None:
         for attempt in range(_FREE_ATTEMPTS):
@@ -310,10 +310,11 @@ class Lifecycle:
     def _overwritten(self, draft: Record) -> None:
         if self.next_key is None:
             return self._stored(self.key, draft, Outcome.SAVED)
-        old_handle = keys.handle(self.digest)
+        old_handle, moved = keys.handle(self.digest), not self.restarts
         self._stored(self.next_key, draft, Outcome.ROTATED)
-        self._settings.events.emit("rotated", keys.handle(self.digest), self.user_id, f"was {old_handle}")
-        return self._check_admission(old_handle)
+        new_handle = keys.handle(self.digest)
+        self._settings.events.emit("rotated", new_handle, self.user_id, f"was {old_handle}")
+        return self._check_admission([old_handle, new_handle], moved=moved)
 
     def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
         assert key is not None, "a stored session has a key"
@@ -323,10 +324,10 @@ class Lifecycle:
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome = outcome
 
-    def _check_admission(self, old_handle: str | None) -> None:
+    def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         since = self.admitted_at
-        if since is None or not self._store.revoked_since(self.user_id, since, old_handle):
+        if since is None or not self._store.revoked_since(self.user_id, since, handles, moved=moved):
             return
         self._store.delete(self.digest)
         self._settings.events.emit("ended", keys.handle(self.digest), self.user_id, "revoked")

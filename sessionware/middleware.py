@@ -20,7 +20,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import SessionEvent, logger
-from .exchange import Body, ClosingList, Exchange, is_complete
+from .exchange import Body, ClosingList, Exchange, can_be_watched, is_complete
 from .headers import Headers, forbid_storing, set_cookie, vary_on_cookie
 from .lifecycle import Lifecycle, Outcome, SessionSettings
 from .merge import OnConflict
@@ -120,8 +120,13 @@ class SessionMiddleware:
         body: Iterable[bytes] | None = None
         try:
             body = self.app(environ, exchange.start_response)
-            if exchange.started:
+            if exchange.decided:
+                self._commit_late(exchange, session)  # what was changed after write()
+            elif exchange.started:
                 exchange.send_headers()
+        except StopIteration:
+            session.commit_late()  # so applications tell gunicorn that they have hijacked the connection
+            raise
         except _ANSWERED as error:
             _close(body)
             if exchange.decided:
@@ -146,20 +151,22 @@ class SessionMiddleware:
         session = environ.get(self.environ_key)
         if not isinstance(session, Session):
             return headers  # the application has put something else there: it is in charge
-        if session.consulted() is None:
+        if session.life is None:
             if not (self._settings.extend_always and session.extend_unused()):
+                session.headers_sent()
                 return headers
         elif status < "5":
             session.commit()
+        session.headers_sent()
         return self.redress(environ, status, headers)
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
         session = environ.get(self.environ_key)
-        if not isinstance(session, Session) or (life := session.consulted()) is None:
+        if not isinstance(session, Session) or (life := session.life) is None:
             return headers
         headers = vary_on_cookie(headers)
-        if session.wants_site_data_cleared():
+        if session.clear_site_data:
             headers.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
         cookie = self._cookie_after(life, status)
         return headers if cookie is None else self._with_cookie(environ, headers, cookie)
@@ -194,16 +201,18 @@ class SessionMiddleware:
         complete = is_complete(body, environ.get("wsgi.file_wrapper"))
         if not exchange.started:
             if complete:
-                return body  # a hijacked connection, or a mistake that the server reports
+                if not isinstance(body, list | tuple):
+                    session.commit_late()  # the sentinel of a hijacked connection
+                return body  # else it is a mistake that the server reports
             first = partial(self._before_first, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), first)
-        if session.consulted() is None:
-            session.headers_sent(None if complete else body)
+        if session.life is None and (complete or can_be_watched(body)):
+            if not (complete or exchange.failed):
+                session.store_at_once(body)
             return body
         if not complete:
-            session.headers_sent()
             return Body(body, partial(self._at_end, exchange, session))
-        if self._purge_is_due() and isinstance(body, list | tuple):
+        if self._purge_is_due() and type(body) in (list, tuple):
             return ClosingList(body, self._purge)
         return body
 
@@ -215,13 +224,16 @@ class SessionMiddleware:
             exchange.send_headers()
         except _ANSWERED as error:
             return self._answer(error, session, environ, exchange.server_start)
-        session.headers_sent()
         return None
 
-    def _at_end(self, exchange: Exchange, session: Session) -> None:
+    def _commit_late(self, exchange: Exchange, session: Session) -> None:
         if exchange.decided and not exchange.failed:
             session.commit_late()
-        if session.consulted() is not None and self._purge_is_due():
+
+    def _at_end(self, exchange: Exchange, session: Session, complete: bool) -> None:
+        if complete:
+            self._commit_late(exchange, session)
+        if session.life is not None and self._purge_is_due():
             self._purge()
 
     def _answer(
@@ -235,7 +247,7 @@ class SessionMiddleware:
         if not isinstance(error, SessionInterrupted):
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
-        life = session.consulted()
+        life = session.life
         # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
         if life is not None and not life.superseded and self._is_dead(life):
             headers = set_cookie(headers, self.cookie.name, self.cookie.clear())

@@ -38,12 +38,16 @@ class Session(MutableMapping[str, Any]):
     accessed = False
     """Whether the values were used (Django's rules: reading `session_key` or `is_empty` is no use)."""
 
-    _life: Lifecycle | None = None
+    life: Lifecycle | None = None
+    """What becomes of the session; None while the request has not looked at its cookie. For the middleware."""
+
     _modified = False
     _handed_out = False
     _headers_sent = False
     _store_at_once = False
-    _clear_site_data = False
+    clear_site_data = False
+    """Whether `logout` was asked to have the browser drop all it keeps of the site."""
+
     _body: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
@@ -150,7 +154,7 @@ class Session(MutableMapping[str, Any]):
     @property
     def outcome(self) -> Outcome:
         """Return what this request has done to its session so far."""
-        return Outcome.UNTOUCHED if self._life is None else self._life.outcome
+        return Outcome.UNTOUCHED if self.life is None else self.life.outcome
 
     @property
     def modified(self) -> bool:
@@ -199,7 +203,7 @@ class Session(MutableMapping[str, Any]):
 
     def logout(self, *, clear_site_data: bool = False) -> None:
         """End the session (= `flush`); with *clear_site_data* the browser is told to drop all it keeps of the site."""
-        self._clear_site_data = clear_site_data
+        self.clear_site_data = clear_site_data
         self.flush()
 
     def cycle_key(self) -> None:
@@ -283,17 +287,9 @@ class Session(MutableMapping[str, Any]):
 
     # For the middleware
 
-    def consulted(self) -> Lifecycle | None:
-        """Return the lifecycle if the request has looked at its cookie in any way, else None."""
-        return self._life
-
-    def wants_site_data_cleared(self) -> bool:
-        """Return whether `logout` was called with clear_site_data."""
-        return self._clear_site_data
-
     def commit(self) -> None:
         """Store what has changed, or extend what was used. Raises as `save` does."""
-        life = self._life
+        life = self.life
         if life is None or (life.values is None and not life.forced):
             return
         dirty = self._modified or self._handed_out
@@ -315,34 +311,34 @@ class Session(MutableMapping[str, Any]):
             life.touch_unseen()
         if life.outcome is not Outcome.TOUCHED:
             return False
-        self._life = life
+        self.life = life
         return True
 
-    def headers_sent(self, body: object = None) -> None:
-        """Take note that no cookie can be sent any more.
-
-        *body* is the application's iterable where it goes to the server as it is: nobody commits at its
-        end then, and each change is stored at once.
-        """
+    def headers_sent(self) -> None:
+        """Take note that no cookie can be sent any more."""
         self._headers_sent = True
-        if body is not None:
-            self._store_at_once = True
-            self._body = _weak(body)
+
+    def store_at_once(self, body: object) -> None:
+        """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
+        self._store_at_once = True
+        self._body = weakref.ref(body)
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
-        life = self._life
+        life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
-        if life.record is not None:
+        if life.record is not None or life.superseded:
             self.commit()
+        elif life.values:
+            life.drop("no response could carry the cookie of a new session")
 
     # Small steps
 
     def _opened(self) -> Lifecycle:
-        life = self._life
+        life = self.life
         if life is None:
-            life = self._life = Lifecycle(self._settings, self._header)
+            life = self.life = Lifecycle(self._settings, self._header)
         return life
 
     def _resolved(self) -> Lifecycle:
@@ -356,8 +352,10 @@ class Session(MutableMapping[str, Any]):
 
     def _values(self) -> dict[str, Any]:
         self.accessed = True
-        life = self._life or self._opened()
-        return life.open() if life.values is None else life.values
+        life = self.life or self._opened()
+        if life.values is None:
+            life.resolve()
+        return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _values_to_change(self) -> dict[str, Any]:
         values = self._values()
@@ -394,13 +392,6 @@ class Session(MutableMapping[str, Any]):
 
     def _now(self) -> float:
         return self._settings.clock()
-
-
-def _weak(body: object) -> Callable[[], object]:
-    try:
-        return weakref.ref(body)
-    except TypeError:
-        return lambda: None
 
 
 def _as_expiry(value: Any, now: float) -> int | None:

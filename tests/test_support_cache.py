@@ -33,9 +33,7 @@ def counter(*headers: tuple[str, str], status: str = "200 OK") -> Callable[..., 
         pytest.param([("Cache-Control", "max-age=60")], id="max-age"),
         pytest.param([("Cache-Control", "max-age=0, s-maxage=60")], id="s-maxage wins"),
         pytest.param([("Expires", "Fri, 15 Jan 2027 08:01:00 GMT")], id="expires"),
-        pytest.param(
-            [("Cache-Control", "no-store"), ("CDN-Cache-Control", "max-age=60")], id="targeted wins"
-        ),
+        pytest.param([("Cache-Control", "no-store"), ("CDN-Cache-Control", "max-age=60")], id="targeted wins"),
         pytest.param([("Vary", "Accept")], id="vary on another header"),
     ],
 )
@@ -55,17 +53,13 @@ def test_stores(headers: Headers, clock: Clock) -> None:
         pytest.param([("Cache-Control", "no-store")], id="no-store"),
         pytest.param([("Cache-Control", "Private")], id="private"),
         pytest.param([("Cache-Control", 'private="set-cookie"')], id="private field"),
-        pytest.param(
-            [("Cache-Control", "public"), ("Cache-Control", "no-cache")], id="no-cache in a second line"
-        ),
+        pytest.param([("Cache-Control", "public"), ("Cache-Control", "no-cache")], id="no-cache in a second line"),
         pytest.param([("Cache-Control", "max-age=0")], id="max-age 0"),
         pytest.param([("Cache-Control", "max-age=soon")], id="nonsense"),
         pytest.param([("Expires", "0")], id="expires nonsense"),
         pytest.param([("Vary", "*")], id="vary all"),
         pytest.param([("Vary", "Accept, Cookie")], id="vary on cookie"),
-        pytest.param(
-            [("Cache-Control", "max-age=60"), ("CDN-Cache-Control", "no-store")], id="targeted wins"
-        ),
+        pytest.param([("Cache-Control", "max-age=60"), ("CDN-Cache-Control", "no-store")], id="targeted wins"),
     ],
 )
 def test_keeps_apart(headers: Headers, clock: Clock) -> None:

@@ -75,9 +75,7 @@ class SharedCache:
             self._stored.pop(url, None)
         if self._may_store(environ, reply):
             vary = {name: _field(environ, name) for name in _listed(reply, "Vary")}
-            self._stored.setdefault(url, []).append(
-                _Stored(reply, vary, self._clock(), self._lifetime(reply))
-            )
+            self._stored.setdefault(url, []).append(_Stored(reply, vary, self._clock(), self._lifetime(reply)))
         return reply
 
     def _may_store(self, environ: dict[str, Any], reply: Reply) -> bool:

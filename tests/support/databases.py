@@ -223,7 +223,7 @@ OTHERS = {
         WHERE db = DATABASE() AND id <> CONNECTION_ID()
     """,
 }
-KILL = {"postgresql": "SELECT pg_terminate_backend({}, 1000)", "mariadb": "KILL {}"}
+KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
 TABLES = {
     "postgresql": """
         SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables
