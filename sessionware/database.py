@@ -67,6 +67,7 @@ class _Failed(Exception):
     """Carries an error of the driver to where it is examined; never leaves this module."""
 
     def __init__(self, error: Exception) -> None:
+        super().__init__()  # without the driver's text: should closing the connection fail too, both are logged
         self.error = error
         self.trouble = Trouble(Kind.FATAL, type(error).__name__)
 
