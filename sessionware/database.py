@@ -58,11 +58,14 @@ class ConnectionLost(StoreUnavailable):
 
 
 class _Failed(Exception):
-    """Carries an error of the driver to where it is examined; never leaves this module."""
+    """Carries an error of the driver to where it is examined; never leaves this module.
 
-    def __init__(self, error: Exception) -> None:
+    No variable may keep it: with its traceback that is a cycle, and the request would stay in memory.
+    """
+
+    def __init__(self, error: Exception, trouble: Trouble | None = None) -> None:
         self.error = error
-        self.trouble = Trouble(Kind.FATAL, type(error).__name__)
+        self.trouble = trouble or Trouble(Kind.FATAL, type(error).__name__)
 
 
 class Statement:
@@ -86,8 +89,7 @@ class Statement:
             self._dialect.do_execute(cursor, self._text, bound)
             return cursor.fetchall() if self.selects else cursor.rowcount
         except Exception as error:
-            failed = _Failed(error)
-        raise failed
+            raise _Failed(error) from None
 
 
 class Execute:
@@ -106,10 +108,7 @@ class Execute:
         try:
             self._dialect.do_execute_no_params(self._cursor, text)
         except Exception as error:
-            failed = _Failed(error)
-        else:
-            return
-        raise failed
+            raise _Failed(error) from None
 
 
 class Database:
@@ -241,16 +240,14 @@ class Database:
         try:
             return pool.connect()
         except Exception as error:
-            failed = _Failed(error)
-        failed.trouble = diagnose(failed.error, self.dialect)
-        raise failed
+            # SQLAlchemy's pool does keep it in a variable.
+            raise _Failed(error.with_traceback(None), diagnose(error, self.dialect)) from None
 
     def _set_autocommit(self, connection: PoolProxiedConnection) -> None:
         try:
             return self.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")  # type: ignore[arg-type]  # it is checked out
         except Exception as error:
-            failed = _Failed(error)
-        raise failed
+            raise _Failed(error) from None
 
     def _give_back(self, connection: PoolProxiedConnection) -> None:
         if self._borrowed:
@@ -270,8 +267,7 @@ def _cursor(connection: PoolProxiedConnection) -> Cursor:
     try:
         return connection.cursor()
     except Exception as error:
-        failed = _Failed(error)
-    raise failed
+        raise _Failed(error) from None
 
 
 def _as_ours(trouble: Trouble) -> Exception:
