@@ -110,8 +110,8 @@ class Lifecycle:
 
     def _find(self) -> tuple[str, bytes, Record] | None:
         offered = self.candidates.keys
-        self.stale = self.candidates.present
         if not offered:
+            self.stale = self.candidates.present
             if self.stale:
                 self._settings.events.emit("malformed", reason="a cookie that is no session key")
             return None
@@ -122,6 +122,7 @@ class Lifecycle:
             records = {} if record is None else {digest: record}
         else:
             records = self._store.load_any(list(digests))
+        self.stale = True  # only now: a database that does not answer says nothing of the cookie
         return self._choose(digests, records)
 
     def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
