@@ -60,6 +60,8 @@ class Session(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._values_to_change()[key] = value
+        if type(value) not in _IMMUTABLE:
+            self._hand_out()
         self._changed()
 
     def __delitem__(self, key: str) -> None:
@@ -106,6 +108,7 @@ class Session(MutableMapping[str, Any]):
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Set all pairs of *other* and *more*; counts as a change even without any."""
         self._values_to_change().update(other, **more)
+        self._hand_out()
         self._changed()
 
     def clear(self) -> None:
@@ -291,8 +294,8 @@ class Session(MutableMapping[str, Any]):
         """Return whether `logout` was called with clear_site_data."""
         return self._clear_site_data
 
-    def commit(self) -> None:
-        """Store what has changed, or extend what was used. Raises as `save` does."""
+    def commit(self, *, extend: bool = True) -> None:
+        """Store what has changed, or else, with *extend*, extend what was used. Raises as `save` does."""
         life = self._life
         if life is None or (life.values is None and not life.forced):
             return
@@ -301,9 +304,9 @@ class Session(MutableMapping[str, Any]):
             life.save(text)
         elif life.superseded and life.values:
             life.drop("the session has a new key that this request does not have")
-        else:
+        elif extend:
             life.touch()
-        self._modified = self._handed_out = False
+        self._modified = False  # but what was handed out may change again while the body is sent
 
     def extend_unused(self) -> bool:
         """Extend a session that this request has not used; return whether there was a live one."""
@@ -332,7 +335,7 @@ class Session(MutableMapping[str, Any]):
         if life is None or not (self._modified or self._handed_out):
             return
         if life.record is not None or life.superseded:
-            self.commit()
+            self.commit(extend=False)
         elif life.values:
             life.drop("no response could carry the cookie of a new session")
 
