@@ -404,15 +404,15 @@ def _as_expiry(value: Any, now: float) -> int | None:
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValueError("set_expiry needs an aware datetime: this one has no time zone.")
-        return -max(int(value.timestamp()), 1)
+        return _at(value.timestamp())
     if isinstance(value, timedelta):
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
-    if value < 0:
-        return _at(now + value)
-    _at(now + value)
-    return int(value)
+    moment = _at(now + min(max(value, -LAST_MOMENT), 2 * LAST_MOMENT))  # what is larger may overflow
+    if value <= 0:
+        return moment if value else 0
+    return max(int(value), 1)
 
 
 def _at(moment: float) -> int:
