@@ -38,7 +38,7 @@ def moment(seconds: float) -> datetime:
         pytest.param(None, IDLE, IDLE, True, id="None"),
         pytest.param(300, 300, 300, True, id="seconds"),
         pytest.param(300.9, 300, 300, True, id="seconds and a fraction"),
-        pytest.param(0.5, 1, 1, True, id="half a second"),
+        pytest.param(0.5, 1, 1, False, id="half a second"),
         pytest.param(0, None, IDLE, True, id="until the browser closes"),
         pytest.param(0.0, None, IDLE, True, id="the same as a float"),
         pytest.param(timedelta(seconds=300), 300, 300, False, id="timedelta"),
