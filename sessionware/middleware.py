@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -204,8 +205,8 @@ class SessionMiddleware:
                 if not isinstance(body, list | tuple):
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
-            first = partial(self._before_first, exchange, session, environ)
-            return Body(body, partial(self._at_end, exchange, session), first)
+            begin = partial(self._begin, exchange, session, environ)
+            return Body(body, partial(self._at_end, exchange, session), begin)
         if session.life is None and (complete or can_be_watched(body)):
             if not (complete or exchange.failed):
                 session.store_at_once(body)
@@ -216,15 +217,19 @@ class SessionMiddleware:
             return ClosingList(body, self._purge)
         return body
 
-    def _before_first(self, exchange: Exchange, session: Session, environ: "WSGIEnvironment") -> Iterable[bytes] | None:
-        """Decide the response of an application that called start_response late; return another body, if refused."""
-        if not exchange.started:
-            return None
+    def _begin(
+        self, exchange: Exchange, session: Session, environ: "WSGIEnvironment", body: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """Run an application that calls start_response late up to its first chunk; return what is to be sent."""
         try:
-            exchange.send_headers()
+            first = list(islice(body, 1))
+            if exchange.started:
+                exchange.send_headers()
         except _ANSWERED as error:
-            return self._answer(error, session, environ, exchange.server_start)
-        return None
+            if exchange.decided:
+                raise
+            return iter(self._answer(error, session, environ, exchange.server_start))
+        return chain(first, body)
 
     def _commit_late(self, exchange: Exchange, session: Session) -> None:
         if exchange.decided and not exchange.failed:

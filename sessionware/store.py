@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import keys
+from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, Execute, Statement, TableMissing
 from .errors import StoreUnavailable
@@ -59,7 +59,8 @@ class SessionStore:
     ) -> None:
         self.database = Database(database)
         self.table = make_table(sa.MetaData(), table_name)
-        self.codec: Codec = codec or TaggedJSON()
+        self.codec: Codec = TaggedJSON() if codec is None else codec
+        options.codec("codec", self.codec)
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock

@@ -366,6 +366,52 @@ def test_changes_while_the_body_is_sent_are_stored(sqlite: str, change: Any, how
         assert not site.store.exists(cookie.value)
 
 
+@pytest.mark.parametrize("start_early", [False, True], ids=["late", "early"])
+@pytest.mark.parametrize(
+    "hold",
+    [
+        pytest.param(lambda session: session["items"], id="read"),
+        pytest.param(lambda session: session.setdefault("new", []), id="setdefault"),
+        pytest.param(lambda session: [session.update(new=(held := [])), held][1], id="update"),
+        pytest.param(lambda session: [session.__setitem__("new", held := []), held][1], id="set"),
+        pytest.param(lambda session: dict(session.items())["items"], id="view"),
+    ],
+)
+@pytest.mark.parametrize("before", [False, True], ids=["held while sending", "held before the headers"])
+@pytest.mark.parametrize("extra", [{}, {"b": 1}], ids=["alone", "with another"])
+def test_changes_through_a_reference_are_stored(
+    sqlite: str, hold: Any, before: bool, start_early: bool, extra: dict[str, int]
+) -> None:
+    """W21: a list that was handed out, or put in, before a save can still change after it."""
+
+    def streaming(environ: dict[str, Any], start_response: Any, held: Any) -> Iterator[bytes]:
+        if not start_early:
+            start_response("200 OK", list(PLAIN))
+        yield b"a"
+        held = hold(environ[KEY]) if held is None else held
+        for name, value in extra.items():
+            environ[KEY][name] = value
+        yield b"b"
+        held.append(2)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/first":
+            return answering(lambda: [b""], lambda session: session.update(a=1, items=[1]))(environ, start_response)
+        held = hold(environ[KEY]) if before else None
+        if start_early:
+            start_response("200 OK", list(PLAIN))
+        return streaming(environ, start_response, held)
+
+    site = Site(sqlite, app, bare=True)
+    site.browser.get("/first")
+    (cookie,) = site.browser.jar.stored.values()
+    expected: Any = {"a": 1, "items": [1], **extra}
+    hold(expected).append(2)
+    site.browser.get("/")
+
+    assert site.store.read(cookie.value) == expected
+
+
 def test_reading_while_the_body_is_sent_writes_nothing(sqlite: str) -> None:
     """W21: a mutable value that was looked at is compared, and found unchanged."""
 
