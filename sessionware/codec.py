@@ -72,13 +72,14 @@ class TaggedJSON:
 
     def decode(self, text: str) -> dict[str, Any]:
         """Return the values of *text*. Raises Undecodable."""
+        if '"~' in text:
+            return _decode_long_way(text)
         try:
-            tree = _parse(text)
-            values = _untag(tree) if '"~' in text else tree
-        except _UNDECODABLE as error:
-            raise Undecodable(type(error).__name__) from None
-        if type(values) is not dict or any(type(key) is not str for key in values):
-            raise Undecodable("not a dictionary with text keys")
+            values = orjson.loads(text)
+        except ValueError:
+            return _decode_long_way(text)
+        if type(values) is not dict:
+            raise Undecodable("not a dictionary")
         return values
 
 
@@ -117,6 +118,16 @@ def _plain_json(values: dict[str, Any]) -> str | None:
 
 def _ascii_json(tree: dict[str, Any]) -> str:
     return json.dumps(tree, separators=(",", ":"), allow_nan=False)
+
+
+def _decode_long_way(text: str) -> dict[str, Any]:
+    try:
+        values = _untag(_parse(text))
+    except _UNDECODABLE as error:
+        raise Undecodable(type(error).__name__) from None
+    if type(values) is not dict or any(type(key) is not str for key in values):
+        raise Undecodable("not a dictionary with text keys")
+    return values
 
 
 def _parse(text: str) -> Any:

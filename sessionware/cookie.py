@@ -28,10 +28,15 @@ _is_path = re.compile(r"/[!-:<-~]*").fullmatch
 
 
 class Candidates(NamedTuple):
-    """The distinct session keys that a request offers, and whether a cookie of our name was there at all."""
+    """The distinct session keys that a request offers, and whether a cookie of our name was there at all.
+
+    *crowded* means that there were more keys than are looked up. Then there are none: those in front
+    would be chosen by their position, which is an attacker's to choose.
+    """
 
     keys: tuple[str, ...]
     present: bool
+    crowded: bool = False
 
 
 NO_CANDIDATES = Candidates((), False)
@@ -75,11 +80,13 @@ class SessionCookie:
         """
         if header is None or self._wanted not in header:
             return NO_CANDIDATES
-        start = len(self._wanted)
-        pairs = (pair.strip(" \t") for pair in header.split(";"))
-        values = [pair[start:] for pair in pairs if pair.startswith(self._wanted)]
-        keys = dict.fromkeys(value for value in values if is_key(value))
-        return Candidates(tuple(keys)[:MAX_CANDIDATES], bool(values))
+        values = _values_of(self._wanted, header)
+        if len(values) == 1 and is_key(values[0]):
+            return Candidates((values[0],), True)
+        keys = tuple(dict.fromkeys(value for value in values if is_key(value)))
+        if len(keys) > MAX_CANDIDATES:
+            return Candidates((), present=True, crowded=True)
+        return Candidates(keys, bool(values))
 
     def issue(self, session_key: str, max_age: int | None) -> str:
         """Return the ``Set-Cookie`` value for *session_key*; *max_age* in seconds, None: until the browser closes."""
@@ -93,6 +100,21 @@ class SessionCookie:
         It has the attributes of creation: without them browsers keep a prefixed or partitioned cookie.
         """
         return f"{self._wanted}{self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def _values_of(wanted: str, header: str) -> list[str]:
+    """Return what follows *wanted*, ``name=``, wherever that begins a pair, up to the end of the pair."""
+    values = []
+    at = header.find(wanted)
+    while at >= 0:
+        before = at - 1
+        while before >= 0 and header[before] in " \t":
+            before -= 1
+        if before < 0 or header[before] == ";":
+            end = header.find(";", at)
+            values.append(header[at + len(wanted) : end if end >= 0 else None].rstrip(" \t"))
+        at = header.find(wanted, at + len(wanted))
+    return values
 
 
 def default_name(*, domain: str | None, path: str, secure: bool) -> str:

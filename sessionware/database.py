@@ -10,22 +10,27 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.pool import Pool, PoolProxiedConnection
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
 from .engine import SUPPORTED, in_memory, open_engine
 from .errors import ConfigurationError, StoreUnavailable
 from .trouble import Kind, Trouble, diagnose
 
 T = TypeVar("T")
-Cursor = Any
+V = TypeVar("V")
+Connection = Any  # of the driver
 
 # No wait is without end: neither for a lock nor for a server that comes back.
 PATIENCE_SECONDS = 5
+
+_IDLE_CONNECTIONS = 5
 
 # A transaction of ours always writes: SQLite must take its lock first, since a reader that becomes
 # a writer is refused at once, whatever its busy timeout.
@@ -75,38 +80,50 @@ class Statement:
         compiled: Any = clause.compile(dialect=dialect)
         self._dialect = dialect
         self._text = str(compiled)
-        self._order: list[str] | None = compiled.positiontup
+        self._bind = _binder(compiled.positiontup)
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         self.selects = isinstance(clause, sa.Select | sa.TextClause)
 
-    def run(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """Return the rows of a SELECT, or how many rows a change hit."""
         if self._constants:
             values = {**self._constants, **values}
-        order = self._order
-        bound = values if order is None else tuple([values[name] for name in order])
         try:
-            self._dialect.do_execute(cursor, self._text, bound)
-            return cursor.fetchall() if self.selects else cursor.rowcount
+            cursor = connection.cursor()
+            self._dialect.do_execute(cursor, self._text, self._bind(values))
+            found = cursor.fetchall() if self.selects else cursor.rowcount
+            cursor.close()
+            return found
         except Exception as error:
             raise _Failed(error) from None
+
+
+def _binder(order: Sequence[str] | None) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what brings named values into the form that the driver takes: as they are, or in *order*."""
+    if order is None:
+        return lambda values: values
+    if len(order) == 1:
+        return lambda values: (values[order[0]],)
+    return itemgetter(*order)
 
 
 class Execute:
     """Runs statements on one lent connection."""
 
-    def __init__(self, cursor: Cursor, dialect: sa.Dialect) -> None:
-        self._cursor = cursor
+    def __init__(self, connection: Connection, dialect: sa.Dialect) -> None:
+        self._connection = connection
         self._dialect = dialect
 
     def __call__(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         """Return the rows of a SELECT, or how many rows a change hit."""
-        return statement.run(self._cursor, values)
+        return statement.run(self._connection, values)
 
     def plain(self, text: str) -> None:
         """Run SQL that has neither values nor rows."""
         try:
-            self._dialect.do_execute_no_params(self._cursor, text)
+            cursor = self._connection.cursor()
+            self._dialect.do_execute_no_params(cursor, text)
+            cursor.close()
         except Exception as error:
             raise _Failed(error) from None
 
@@ -124,12 +141,14 @@ class Database:
         self.dialect = self.engine.dialect
         if self.dialect.name not in SUPPORTED:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
-        self.renew_lock()
+        # A database in memory has one connection, and whoever asks the engine for it must get it.
+        self._most_idle = 0 if in_memory(self.engine.url) else _IDLE_CONNECTIONS
+        self._start_empty()
         _databases.add(self)
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._insist(lambda cursor: statement.run(cursor, values), repeatable=True)
+        rows: list[Any] = self._insist(statement.run, values, repeatable=True)
         return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
@@ -139,7 +158,7 @@ class Database:
         ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
         """
         with self._turn:
-            hit: int = self._insist(lambda cursor: statement.run(cursor, values), repeatable=repeatable)
+            hit: int = self._insist(statement.run, values, repeatable=repeatable)
         return hit
 
     def transaction(self, work: Callable[[Execute], T]) -> T:
@@ -148,7 +167,7 @@ class Database:
         *work* starts anew after a deadlock. Raises as `write` does.
         """
         with self._turn:
-            return self._insist(lambda cursor: self._within(cursor, work), repeatable=False)
+            return self._insist(self._within, work, repeatable=False)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -157,7 +176,7 @@ class Database:
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._insist(lambda cursor: self._while_locked(cursor, name, work), repeatable=False)
+        return self._insist(partial(self._while_locked, name), work, repeatable=False)
 
     def turn(self) -> AbstractContextManager[object]:
         """Return the queue of this process's writers.
@@ -167,14 +186,32 @@ class Database:
         """
         return self._turn
 
-    def renew_lock(self) -> None:
-        """Start with a free queue; in a forked child its lock may be held by a thread that is not there."""
+    def in_use(self) -> int:
+        """Return how many connections are lent at this moment."""
+        return _checked_out(self.engine.pool) - len(self._idle)
+
+    def leave_to_parent(self) -> object:
+        """Start a forked child with no connection: two processes on one socket read each other's answers.
+
+        Returns what has to be kept alive: some drivers close what is collected, for the parent too.
+        """
+        inherited = (self.engine.pool, self._idle)
+        self._start_empty()
+        if not in_memory(self.engine.url):
+            self.engine.dispose(close=False)
+        return inherited
+
+    def _start_empty(self) -> None:
+        # New locks: in a forked child the old ones may be held by a thread that is not there.
         self._turn: AbstractContextManager[object] = (
             threading.RLock() if self.dialect.name == "sqlite" else nullcontext()
         )
+        self._idle: list[PoolProxiedConnection] = []
+        self._idle_lock = threading.Lock()
+        self._waiting = 0
 
-    def _within(self, cursor: Cursor, work: Callable[[Execute], T]) -> T:
-        execute = Execute(cursor, self.dialect)
+    def _within(self, connection: Connection, work: Callable[[Execute], T]) -> T:
+        execute = Execute(connection, self.dialect)
         execute.plain(_BEGIN.get(self.dialect.name, "BEGIN"))
         try:
             result = work(execute)
@@ -188,8 +225,8 @@ class Database:
     def _run_alone(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         return self.read(statement, values) if statement.selects else self.write(statement, values, repeatable=True)
 
-    def _while_locked(self, cursor: Cursor, name: str, work: Callable[[Execute], T]) -> T | None:
-        execute = Execute(cursor, self.dialect)
+    def _while_locked(self, name: str, connection: Connection, work: Callable[[Execute], T]) -> T | None:
+        execute = Execute(connection, self.dialect)
         try_lock, unlock = (Statement(sa.text(text), self.dialect) for text in _LOCKS[self.dialect.name])
         if not execute(try_lock, {"name": name})[0][0]:
             return None
@@ -198,31 +235,37 @@ class Database:
         finally:
             execute(unlock, {"name": name})
 
-    def _insist(self, work: Callable[[Cursor], T], *, repeatable: bool) -> T:
-        """Run *work* once, or as often as its troubles allow within our patience."""
+    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
+        """Run *step* with *value* once, or as often as its troubles allow within our patience."""
+        try:
+            return self._lend(step, value)
+        except _Failed as failed:
+            trouble = failed.trouble
+        return self._insist_after(trouble, step, value, repeatable=repeatable)
+
+    def _insist_after(self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.002
-        while True:
-            try:
-                return self._lend(work)
-            except _Failed as failed:
-                trouble = failed.trouble
-            again = trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable)
-            if not again or time.monotonic() > deadline:
+        while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):
+            if time.monotonic() > deadline:
                 break
             # The pool is new after a loss: a second one is the server's.
             repeatable = repeatable and trouble.kind is not Kind.LOST
             time.sleep(random.uniform(0, pause))
             pause = min(pause * 2, 0.25)
+            try:
+                return self._lend(step, value)
+            except _Failed as failed:
+                trouble = failed.trouble
         raise _as_ours(trouble)
 
-    def _lend(self, work: Callable[[Cursor], T]) -> T:
+    def _lend(self, step: Callable[[Connection, V], T], value: V) -> T:
         pool = self.engine.pool
         connection = self._take(pool)
         try:
             if self._borrowed:
                 self._set_autocommit(connection)
-            result = work(_cursor(connection))
+            result = step(connection.dbapi_connection, value)
         except _Failed as failed:
             failed.trouble = diagnose(failed.error, self.dialect, connection.dbapi_connection)
             self._return_after(failed.trouble, connection, pool)
@@ -237,21 +280,34 @@ class Database:
         return result
 
     def _take(self, pool: Pool) -> PoolProxiedConnection:
+        """Return a connection: the one that was given back last, else one from the pool.
+
+        Ours keep a few checked out between two statements: a way through the pool costs 5 us, half of
+        what a bare driver needs to read a session from SQLite.
+        """
+        with self._idle_lock:
+            if self._idle:
+                return self._idle.pop()
+            self._waiting += 1
         try:
             return pool.connect()
         except Exception as error:
             # SQLAlchemy's pool does keep it in a variable.
             raise _Failed(error.with_traceback(None), diagnose(error, self.dialect)) from None
-
-    def _set_autocommit(self, connection: PoolProxiedConnection) -> None:
-        try:
-            return self.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")  # type: ignore[arg-type]  # it is checked out
-        except Exception as error:
-            raise _Failed(error) from None
+        finally:
+            with self._idle_lock:
+                self._waiting -= 1
 
     def _give_back(self, connection: PoolProxiedConnection) -> None:
         if self._borrowed:
             self.dialect.reset_isolation_level(connection.dbapi_connection)  # type: ignore[arg-type]  # it is checked out
+            connection.close()
+            return
+        with self._idle_lock:
+            # Who waits, waits at the pool.
+            if not self._waiting and len(self._idle) < self._most_idle:
+                self._idle.append(connection)
+                return
         connection.close()
 
     def _return_after(self, trouble: Trouble, connection: PoolProxiedConnection, pool: Pool) -> None:
@@ -259,15 +315,21 @@ class Database:
             return self._give_back(connection)
         connection.invalidate()
         if trouble.kind is Kind.LOST and self.engine.pool is pool:
-            self.engine.dispose()  # what broke this connection has broken those that lie idle
+            self._drop_all()  # what broke this connection has broken those that lie idle
         return None
 
+    def _drop_all(self) -> None:
+        with self._idle_lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.invalidate()
+        self.engine.dispose()
 
-def _cursor(connection: PoolProxiedConnection) -> Cursor:
-    try:
-        return connection.cursor()
-    except Exception as error:
-        raise _Failed(error) from None
+    def _set_autocommit(self, connection: PoolProxiedConnection) -> None:
+        try:
+            return self.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")  # type: ignore[arg-type]  # it is checked out
+        except Exception as error:
+            raise _Failed(error) from None
 
 
 def _as_ours(trouble: Trouble) -> Exception:
@@ -281,15 +343,16 @@ def _as_ours(trouble: Trouble) -> Exception:
     return StoreUnavailable(f"The database did not do what it was asked ({trouble.code}).", busy=busy)
 
 
+def _checked_out(pool: Pool) -> int:
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_inherited: list[object] = []
 
 
-def _leave_connections_to_parent() -> None:
-    """Start a forked child with an empty pool: two processes on one socket read each other's answers."""
-    for database in _databases:
-        database.renew_lock()
-        if not in_memory(database.engine.url):
-            database.engine.dispose(close=False)
+def _in_child() -> None:
+    _inherited.extend(database.leave_to_parent() for database in _databases)
 
 
-os.register_at_fork(after_in_child=_leave_connections_to_parent)
+os.register_at_fork(after_in_child=_in_child)

@@ -72,12 +72,15 @@ def _pool(url: sa.URL) -> dict[str, Any]:
 
 
 def _connect_args(url: sa.URL) -> dict[str, Any]:
-    """Return what bounds the waits, except where the URL sets it itself."""
+    """Return what bounds the waits and how text travels, except where the URL sets it itself."""
     wanted: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS}
     if url.get_backend_name() == "sqlite":
         wanted = {"check_same_thread": False}
+    elif url.get_backend_name() == "postgresql":
+        # A database made under a C locale has no encoding: its text would arrive as bytes.
+        wanted["client_encoding"] = "utf8"
     elif url.get_driver_name() in ("pymysql", "mysqldb"):
-        wanted |= {"read_timeout": _ANSWER_SECONDS, "write_timeout": _ANSWER_SECONDS}
+        wanted |= {"read_timeout": _ANSWER_SECONDS, "write_timeout": _ANSWER_SECONDS, "charset": "utf8mb4"}
     return {name: value for name, value in wanted.items() if name not in url.query}
 
 

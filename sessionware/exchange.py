@@ -148,12 +148,15 @@ def can_be_watched(body: Iterable[bytes]) -> bool:
     return type(body).__weakrefoffset__ != 0
 
 
+_SIZED = (list, tuple)
+
+
 def is_complete(body: Any, file_wrapper: Any) -> bool:
     """Return whether no application code runs while *body* is sent.
 
     Such a body is passed on as it is: servers count the items of lists, send wrapped files by
     sendfile, and know their own sentinels by identity.
     """
-    if isinstance(body, list | tuple) or not hasattr(body, "__iter__"):
+    if isinstance(body, _SIZED) or not hasattr(body, "__iter__"):
         return True
     return isinstance(file_wrapper, type) and isinstance(body, file_wrapper)

@@ -1,6 +1,11 @@
 """What a response must say to caches about sessions. Lists in, lists out; nothing passed in is altered."""
 
+import re
+
 Headers = list[tuple[str, str]]
+
+# What stands in quotes is no directive: private="x, no-store" lets caches store.
+_quoted = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
 
 
 def vary_on_cookie(headers: Headers) -> Headers:
@@ -8,14 +13,32 @@ def vary_on_cookie(headers: Headers) -> Headers:
 
     Without it a cache gives one visitor's page to another (CVE-2014-1418, CVE-2026-27205).
     """
+    for name, _ in headers:
+        if name.lower() == "vary":
+            return _with_cookie_in_vary(headers)
+    return [*headers, ("Vary", "Cookie")]
+
+
+def _with_cookie_in_vary(headers: Headers) -> Headers:
+    rest = [pair for pair in headers if pair[0].lower() != "vary"]
     lines = [value for name, value in headers if name.lower() == "vary"]
     fields = [field.strip() for line in lines for field in line.split(",") if field.strip()]
-    rest = [(name, value) for name, value in headers if name.lower() != "vary"]
     if "*" in fields:
         return [*rest, ("Vary", "*")]
     if "cookie" not in (field.lower() for field in fields):
         fields.append("Cookie")
     return [*rest, ("Vary", ", ".join(fields))]
+
+
+def set_cookie(headers: Headers, name: str, value: str) -> Headers:
+    """Return *headers* with this Set-Cookie last, no other for the cookie *name*, and closed to caches.
+
+    One response has one cookie of a name (RFC 6265bis, 4.1.1).
+    """
+    ours = f"{name}="
+    kept = [pair for pair in headers if not (pair[1].startswith(ours) and pair[0].lower() == "set-cookie")]
+    kept.append(("Set-Cookie", value))
+    return forbid_storing(kept)
 
 
 def forbid_storing(headers: Headers) -> Headers:
@@ -24,23 +47,15 @@ def forbid_storing(headers: Headers) -> Headers:
     A Set-Cookie alone does not keep a shared cache from storing and replaying it (RFC 9111, 7.3), and
     the headers addressed to CDNs override Cache-Control (RFC 9213).
     """
-    kept = [(name, value) for name, value in headers if not _is_for_caches(name.lower())]
-    said = [value for name, value in headers if name.lower() == "cache-control"]
-    if any("no-store" in _directives(value) for value in said):
-        return [*kept, *(("Cache-Control", value) for value in said)]
-    return [*kept, ("Cache-Control", "no-store")]
-
-
-def set_cookie(headers: Headers, name: str, value: str) -> Headers:
-    """Return *headers* with this Set-Cookie last, and no other for the cookie *name* (RFC 6265bis, 4.1.1)."""
-    ours = f"{name}="
-    kept = [pair for pair in headers if not (pair[0].lower() == "set-cookie" and pair[1].startswith(ours))]
-    return [*kept, ("Set-Cookie", value)]
-
-
-def _is_for_caches(name: str) -> bool:
-    return name == "cache-control" or name == "surrogate-control" or name.endswith("-cache-control")
+    kept, forbidden = [], []
+    for pair in headers:
+        name = pair[0].lower()
+        if not name.endswith(("cache-control", "surrogate-control")):
+            kept.append(pair)
+        elif name == "cache-control" and "no-store" in _directives(pair[1]):
+            forbidden.append(pair)
+    return [*kept, *(forbidden or [("Cache-Control", "no-store")])]
 
 
 def _directives(value: str) -> list[str]:
-    return [directive.strip().lower() for directive in value.split(",")]
+    return [directive.strip().lower() for directive in _quoted.sub("", value).split(",")]

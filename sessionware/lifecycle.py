@@ -70,6 +70,7 @@ class Lifecycle:
     digest: bytes = b""
     superseded = False
     stale = False  # a cookie of ours was sent, and names no live session
+    rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
     user_id: str | None = None
     expiry: int | None = None
     next_key: str | None = None  # set while a rotation waits for the save
@@ -110,20 +111,21 @@ class Lifecycle:
 
     def _find(self) -> tuple[str, bytes, Record] | None:
         offered = self.candidates.keys
-        if not offered:
-            self.stale = self.candidates.present
-            if self.stale:
-                self._settings.events.emit("malformed", reason="a cookie that is no session key")
-            return None
-        digests = {keys.digest(key): key for key in offered}
-        if len(digests) == 1:
-            (digest,) = digests
+        if len(offered) == 1:
+            key, digest = offered[0], keys.digest(offered[0])
             record = self._store.load(digest)
-            records = {} if record is None else {digest: record}
-        else:
-            records = self._store.load_any(list(digests))
-        self.stale = True  # only now: a database that does not answer says nothing of the cookie
-        return self._choose(digests, records)
+            if record is not None and record.is_live(self.now()):
+                return key, digest, record
+            return self._choose({digest: key}, {} if record is None else {digest: record})
+        if offered:
+            digests = {keys.digest(key): key for key in offered}
+            return self._choose(digests, self._store.load_any(list(digests)))
+        if self.candidates.crowded:
+            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+        elif self.candidates.present:
+            self.stale = True
+            self._settings.events.emit("malformed", reason="a cookie that is no session key")
+        return None
 
     def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
         """Return the one live session among those offered; two are one too many, whatever their order."""
@@ -133,11 +135,12 @@ class Lifecycle:
             return live[0]
         if live:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
-            self.stale = False
+            self.rivals = tuple(digest for _, digest, _ in live)
             self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
         elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
         else:
+            self.stale = True
             self._report_miss(digests, records)
         return None
 
@@ -152,9 +155,10 @@ class Lifecycle:
         try:
             values = self._decode(record)
         except Undecodable as error:
+            self.stale = True
             self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
             return {}
-        self.key, self.digest, self.record, self.stale = key, digest, record, False
+        self.key, self.digest, self.record = key, digest, record
         self.user_id, self.expiry = record.user_id, record.expiry
         return values
 
@@ -196,7 +200,7 @@ class Lifecycle:
         """
         if self.superseded:
             raise SessionInterrupted(ended=False)
-        if self._draft(text).expires_at <= self.now():
+        if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
         elif self.record is None:
             self._create(text)
@@ -232,7 +236,7 @@ class Lifecycle:
         self._stored(key, draft, Outcome.CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
-            self._check_admission(None)
+            self._check_admission([keys.handle(self.digest)], moved=False)
 
     def _overwrite(self, text: str) -> None:
         for attempt in range(_FREE_ATTEMPTS):
@@ -306,22 +310,24 @@ class Lifecycle:
     def _overwritten(self, draft: Record) -> None:
         if self.next_key is None:
             return self._stored(self.key, draft, Outcome.SAVED)
-        old_handle = keys.handle(self.digest)
+        old_handle, moved = keys.handle(self.digest), not self.restarts
         self._stored(self.next_key, draft, Outcome.ROTATED)
-        self._settings.events.emit("rotated", keys.handle(self.digest), self.user_id, f"was {old_handle}")
-        return self._check_admission(old_handle)
+        new_handle = keys.handle(self.digest)
+        self._settings.events.emit("rotated", new_handle, self.user_id, f"was {old_handle}")
+        return self._check_admission([old_handle, new_handle], moved=moved)
 
     def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
         assert key is not None, "a stored session has a key"
-        self.key, self.digest, self.record = key, keys.digest(key), draft
-        self.next_key = None
+        if key != self.key:
+            self.key, self.digest = key, keys.digest(key)
+        self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome = outcome
 
-    def _check_admission(self, old_handle: str | None) -> None:
+    def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         since = self.admitted_at
-        if since is None or not self._store.revoked_since(self.user_id, since, old_handle):
+        if since is None or not self._store.revoked_since(self.user_id, since, handles, moved=moved):
             return
         self._store.delete(self.digest)
         self._settings.events.emit("ended", keys.handle(self.digest), self.user_id, "revoked")
@@ -434,10 +440,10 @@ class Lifecycle:
 
     def max_age(self) -> int | None:
         """Return how many seconds the cookie may live from now; None: until the browser closes."""
-        lifetime, now = self._settings.lifetime, self.now()
-        if self.record is None:  # extended unseen: of default lifetime
-            return lifetime.max_age(now + lifetime.idle, now, None)
-        return lifetime.max_age(self.record.expires_at, now, self.record.expiry)
+        lifetime, record = self._settings.lifetime, self.record
+        if record is None:  # extended unseen: of default lifetime
+            return lifetime.max_age(lifetime.idle, None)
+        return lifetime.max_age(record.expires_at - record.used_at, record.expiry)
 
     def touch(self) -> None:
         """Extend the session if its use is worth a write.
@@ -447,7 +453,7 @@ class Lifecycle:
         record, now, lifetime = self.record, self.now(), self._settings.lifetime
         if record is None or now <= record.used_at:
             return
-        if not self._settings.extend_always and not lifetime.is_due(record, now):
+        if not (self._settings.extend_always or lifetime.is_due(record, now)):
             return
         end = lifetime.expires_at(record.created_at, now, record.expiry)
         try:
@@ -479,6 +485,7 @@ class Lifecycle:
     def end(self, reason: str) -> None:
         """Delete the session at once; what is left is an empty one without a key.
 
+        Of several live sessions that the request offers all end: whichever is the visitor's, it is over.
         Raises SessionInterrupted if it lives on under another key, and StoreUnavailable; in both cases
         this request is rid of it.
         """
@@ -486,12 +493,13 @@ class Lifecycle:
             self.resolve()
         offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
         key, user_id, superseded = self.key or offered, self.user_id, self.superseded
+        doomed = self.rivals if key is None else (*self.rivals, keys.digest(key))
         self._forget()
         self.outcome = Outcome.ENDED
         if superseded:
             self._leave_to_its_new_key()
-        if key is not None:
-            self._delete(keys.digest(key), user_id, reason)
+        for digest in doomed:
+            self._delete(digest, user_id, reason)
 
     def _delete(self, digest: bytes, user_id: str | None, reason: str) -> None:
         if self._store.delete(digest):
@@ -508,5 +516,5 @@ class Lifecycle:
     def _forget(self) -> None:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
-        self.digest = b""
+        self.digest, self.rivals = b"", ()
         self.restarts = self.cleared = self.forced = self.superseded = self.stale = False

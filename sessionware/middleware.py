@@ -36,7 +36,7 @@ _IDLE = timedelta(days=14)
 _ABSOLUTE = timedelta(days=90)
 
 _ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
-_SENDS_COOKIE = frozenset({Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED})
+_SENDS_COOKIE = (Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED)
 
 _PURGE_BATCH = 1000
 _PURGE_SOON_SECONDS = 1
@@ -105,7 +105,7 @@ class SessionMiddleware:
             clock=clock,
             read_cookie=self.cookie.read,
         )
-        self._environ_key = options.text("environ_key", environ_key)
+        self.environ_key = options.text("environ_key", environ_key)
         self._purge_seconds = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
         # Workers start together and may not live long: each begins somewhere within the interval.
         self._purge_at = clock() + (self._purge_seconds or 0) * random.uniform(0.02, 1)
@@ -114,7 +114,7 @@ class SessionMiddleware:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Run the application with a session (PEP 3333)."""
-        if self._environ_key in environ:
+        if self.environ_key in environ:
             return self.app(environ, start_response)  # wrapped twice, or a request within a request
         session = self.process_request(environ)
         exchange = Exchange(start_response, self, environ)
@@ -140,7 +140,7 @@ class SessionMiddleware:
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self._environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
         return session
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
@@ -149,10 +149,10 @@ class SessionMiddleware:
         An untouched session returns *headers* themselves. With a *status* from 500 on nothing is stored
         but what already was. Raises SessionInterrupted, StoreUnavailable, SessionTooLarge, UnstorableValue.
         """
-        session = environ.get(self._environ_key)
+        session = environ.get(self.environ_key)
         if not isinstance(session, Session):
             return headers  # the application has put something else there: it is in charge
-        if session.consulted() is None:
+        if session.life is None:
             if not (self._settings.extend_always and session.extend_unused()):
                 session.headers_sent()
                 return headers
@@ -163,11 +163,11 @@ class SessionMiddleware:
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
-        session = environ.get(self._environ_key)
-        if not isinstance(session, Session) or (life := session.consulted()) is None:
+        session = environ.get(self.environ_key)
+        if not isinstance(session, Session) or (life := session.life) is None:
             return headers
         headers = vary_on_cookie(headers)
-        if session.wants_site_data_cleared():
+        if session.clear_site_data:
             headers.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
         cookie = self._cookie_after(life, status)
         return headers if cookie is None else self._with_cookie(environ, headers, cookie)
@@ -194,7 +194,7 @@ class SessionMiddleware:
                 "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
                 "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
             )
-        return forbid_storing(set_cookie(headers, self.cookie.name, cookie))
+        return set_cookie(headers, self.cookie.name, cookie)
 
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
@@ -207,7 +207,7 @@ class SessionMiddleware:
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), begin)
-        if session.consulted() is None and (complete or can_be_watched(body)):
+        if session.life is None and (complete or can_be_watched(body)):
             if not (complete or exchange.failed):
                 session.store_at_once(body)
             return body
@@ -238,7 +238,7 @@ class SessionMiddleware:
     def _at_end(self, exchange: Exchange, session: Session, complete: bool) -> None:
         if complete:
             self._commit_late(exchange, session)
-        if session.consulted() is not None and self._purge_is_due():
+        if session.life is not None and self._purge_is_due():
             self._purge()
 
     def _answer(
@@ -252,7 +252,7 @@ class SessionMiddleware:
         if not isinstance(error, SessionInterrupted):
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
-        life = session.consulted()
+        life = session.life
         # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
         if life is not None and not life.superseded and self._is_dead(life):
             headers = set_cookie(headers, self.cookie.name, self.cookie.clear())

@@ -3,7 +3,7 @@
 All times are whole epoch seconds, UTC: no time zones, no 2038, one comparison on every database.
 """
 
-import secrets
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -73,10 +73,10 @@ class Lifetime:
         wanted = -expiry if expiry is not None and expiry < 0 else used_at + self.idle_of(expiry)
         return min(wanted, self.limit(created_at))
 
-    def max_age(self, expires_at: int, now: int, expiry: int | None) -> int | None:
-        """Return how many seconds the cookie may live; None: until the browser closes."""
+    def max_age(self, seconds: int, expiry: int | None) -> int | None:
+        """Return how many of the *seconds* that are left the cookie may live; None: until the browser closes."""
         ends_with_browser = self.browser if expiry is None else expiry == 0
-        return None if ends_with_browser else max(expires_at - now, 0)
+        return None if ends_with_browser else max(seconds, 0)
 
     def is_due(self, record: Record, now: int) -> bool:
         """Return whether enough of the idle timeout has passed (5 %) for a use to be worth a write."""
@@ -86,7 +86,7 @@ class Lifetime:
 
 def new_revision() -> int:
     """Return a random revision: what a save leaves behind, and by which it knows itself again."""
-    return secrets.randbits(63)
+    return int.from_bytes(os.urandom(8), "big") >> 1
 
 
 def purge_hour(expires_at: int) -> int:

@@ -18,13 +18,30 @@ def create_table(database: Database, table: sa.Table) -> None:
     with database.turn():
         try:
             with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                _create_in_turn(connection, table)
+                if not _is_complete(connection, table):  # who comes late need not wait for a turn
+                    _create_or_let_go(connection, table)
             return
         except sa.exc.DBAPIError as error:
             trouble = diagnose(error.orig or error, database.dialect)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             trouble = diagnose(error, database.dialect)
     raise StoreUnavailable(f"The sessions table could not be created ({trouble.code}).")
+
+
+def _is_complete(connection: sa.Connection, table: sa.Table) -> bool:
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(table.name):
+        return False
+    found = {index["name"] for index in inspector.get_indexes(table.name)}
+    return found.issuperset(index.name for index in table.indexes)
+
+
+def _create_or_let_go(connection: sa.Connection, table: sa.Table) -> None:
+    try:
+        _create_in_turn(connection, table)
+    except BaseException:
+        connection.invalidate()  # back in the pool it could keep the turn, or a transaction, for ever
+        raise
 
 
 def _create_in_turn(connection: sa.Connection, table: sa.Table) -> None:

@@ -38,12 +38,16 @@ class Session(MutableMapping[str, Any]):
     accessed = False
     """Whether the values were used (Django's rules: reading `session_key` or `is_empty` is no use)."""
 
-    _life: Lifecycle | None = None
+    life: Lifecycle | None = None
+    """What becomes of the session; None while the request has not looked at its cookie. For the middleware."""
+
     _modified = False
     _handed_out = False
     _headers_sent = False
     _store_at_once = False
-    _clear_site_data = False
+    clear_site_data = False
+    """Whether `logout` was asked to have the browser drop all it keeps of the site."""
+
     _body: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
@@ -153,7 +157,7 @@ class Session(MutableMapping[str, Any]):
     @property
     def outcome(self) -> Outcome:
         """Return what this request has done to its session so far."""
-        return Outcome.UNTOUCHED if self._life is None else self._life.outcome
+        return Outcome.UNTOUCHED if self.life is None else self.life.outcome
 
     @property
     def modified(self) -> bool:
@@ -202,7 +206,7 @@ class Session(MutableMapping[str, Any]):
 
     def logout(self, *, clear_site_data: bool = False) -> None:
         """End the session (= `flush`); with *clear_site_data* the browser is told to drop all it keeps of the site."""
-        self._clear_site_data = clear_site_data
+        self.clear_site_data = clear_site_data
         self.flush()
 
     def cycle_key(self) -> None:
@@ -286,20 +290,13 @@ class Session(MutableMapping[str, Any]):
 
     # For the middleware
 
-    def consulted(self) -> Lifecycle | None:
-        """Return the lifecycle if the request has looked at its cookie in any way, else None."""
-        return self._life
-
-    def wants_site_data_cleared(self) -> bool:
-        """Return whether `logout` was called with clear_site_data."""
-        return self._clear_site_data
-
     def commit(self, *, extend: bool = True) -> None:
         """Store what has changed, or else, with *extend*, extend what was used. Raises as `save` does."""
-        life = self._life
+        life = self.life
         if life is None or (life.values is None and not life.forced):
             return
-        text = life.pending(dirty=self._modified or self._handed_out)
+        dirty = self._modified or self._handed_out
+        text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
             life.save(text)
         elif life.superseded and life.values:
@@ -317,7 +314,7 @@ class Session(MutableMapping[str, Any]):
             life.touch_unseen()
         if life.outcome is not Outcome.TOUCHED:
             return False
-        self._life = life
+        self.life = life
         return True
 
     def headers_sent(self) -> None:
@@ -331,7 +328,7 @@ class Session(MutableMapping[str, Any]):
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
-        life = self._life
+        life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
         if life.record is not None or life.superseded:
@@ -342,9 +339,9 @@ class Session(MutableMapping[str, Any]):
     # Small steps
 
     def _opened(self) -> Lifecycle:
-        life = self._life
+        life = self.life
         if life is None:
-            life = self._life = Lifecycle(self._settings, self._header)
+            life = self.life = Lifecycle(self._settings, self._header)
         return life
 
     def _resolved(self) -> Lifecycle:
@@ -358,7 +355,10 @@ class Session(MutableMapping[str, Any]):
 
     def _values(self) -> dict[str, Any]:
         self.accessed = True
-        return self._opened().open()
+        life = self.life or self._opened()
+        if life.values is None:
+            life.resolve()
+        return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _values_to_change(self) -> dict[str, Any]:
         values = self._values()

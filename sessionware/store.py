@@ -99,9 +99,8 @@ class SessionStore:
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
-        values = _row(digest, record) | {"digest": digest, "base": base, "now": now}
         try:
-            return self._write(self._sql.update, values) == 1
+            return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
         except ConnectionLost:
             found = self.load(digest)
         return self._settle(found, record, base, lambda: self.update(digest, record, base, now))
@@ -146,7 +145,7 @@ class SessionStore:
             tried.append((base, record.revision))
             if new_digest is not None:
                 return self._move(run, digest, new_digest, record, base, now)
-            return bool(run(self._sql.update, _row(digest, record) | {"digest": digest, "base": base, "now": now}))
+            return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
 
         try:
             self.database.transaction(work)
@@ -165,7 +164,7 @@ class SessionStore:
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
         # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
-        if run(self._sql.rotate, _row(new_digest, record) | {"digest": digest, "base": base, "now": now}) != 1:
+        if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
             return False
         run(self._sql.insert, _row(digest, _tombstone(now)))
         return True
@@ -191,16 +190,20 @@ class SessionStore:
         """Delete the session under *digest*; return whether there was one. Raises StoreUnavailable."""
         return self._write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
 
-    def revoked_since(self, user_id: str | None, moment: float, handle: str | None) -> bool:
-        """Return whether the sessions of *user_id*, or all, were revoked at or after *moment*, but for *handle*.
+    def revoked_since(self, user_id: str | None, moment: float, handles: Sequence[str], *, moved: bool = False) -> bool:
+        """Return whether the sessions of *user_id*, or all, were revoked since *moment*, but for one of *handles*.
 
         A login that races `revoke_user` asks this after it has stored its row. Either the revocation saw
-        that row and deleted it, or the mark was there before the question.
+        that row and deleted it, or the mark was there before the question. A row that *moved* to a new key
+        may have slipped past a revocation that had begun before: then those count that went on at *moment*.
         """
         digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
-        values = _numbered(digests, 2) | {"since": _microseconds(moment)}
-        marks = self._read(self._sql.find_marks, values)
-        return any(kept is None or kept != handle for _, kept in marks)
+        since, now = _microseconds(moment), int(self.clock())
+        for began, ended, expires_at, kept in self._read(self._sql.find_marks, _numbered(digests, 2)):
+            going_on = expires_at > now if ended is None else ended >= since
+            if (began >= since or (moved and going_on)) and kept not in handles:
+                return True
+        return False
 
     # Verbs for people
 
@@ -253,6 +256,11 @@ class SessionStore:
         """Return how many sessions are live. Raises StoreUnavailable."""
         return int(self._read(self._sql.count, {"now": int(self.clock())})[0][0])
 
+    def count_expired(self) -> int:
+        """Return how many rows `purge` would remove now. Raises StoreUnavailable."""
+        now = int(self.clock())
+        return int(self._read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
+
     def revoke(self, handle: str) -> bool:
         """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
         span = keys.handle_range(handle)
@@ -271,20 +279,22 @@ class SessionStore:
         """
         user = keys.checked_user_id(user_id)
         kept = keys.as_handle(keep)
-        self._mark(user, kept)
+        stamp = self._mark(user, kept)
         low, high = (keys.handle_range(kept) if kept else None) or _NOBODY
         ended = self._write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
+        self._finish_mark(user, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
         return ended
 
     def revoke_all(self) -> int:
         """End every session, page by page; return how many were stored. Raises StoreUnavailable."""
-        self._mark(None, None)
+        stamp = self._mark(None, None)
         ended, last = 0, b""
         while page := self._read(self._sql.list_page, {"after": last, "size": _PAGE}):
             digests = [bytes(row[0]) for row in page]
             ended += self._write(*self._deletion(digests, _PAGE, expired=False), repeatable=True)
             last = digests[-1]
+        self._finish_mark(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
         return ended
 
@@ -348,17 +358,24 @@ class SessionStore:
         record = self.load(keys.digest(session_key))
         return record if record is not None and record.is_live(int(self.clock())) else None
 
-    def _mark(self, user_id: str | None, kept: str | None) -> None:
-        """Leave the mark that `revoked_since` looks for; it goes with the purge."""
-        digest = _mark_of(user_id)
-        record = _tombstone(int(self.clock()))._replace(revision=_microseconds(time.time()), user_id=kept)
+    def _mark(self, user_id: str | None, kept: str | None) -> int:
+        """Leave the mark that `revoked_since` looks for, and return its time; it goes with the purge.
+
+        Its revision says when the revocation began, in microseconds, its expiry when it was complete.
+        """
+        digest, stamp = _mark_of(user_id), _microseconds(time.time())
+        record = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
         values = _row(digest, record)
         for _ in range(keys.ATTEMPTS):
             if self._write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
-                return
+                return stamp
             if self.insert(digest, record):
-                return
+                return stamp
         raise StoreUnavailable("The revocation could not be recorded.")
+
+    def _finish_mark(self, user_id: str | None, stamp: int) -> None:
+        values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
+        self._write(self._sql.finish_mark, values, repeatable=True)
 
     def _settle(self, found: Record | None, mine: Record, base: int, again: Callable[[], bool | None]) -> bool | None:
         """Find out, after a broken connection, what became of a change: our own revision tells."""
@@ -393,10 +410,20 @@ class SessionStore:
         return self.database.write(statement, values, repeatable=repeatable)
 
 
+_COLUMNS = [f"p_{name}" for name in Record._fields]
+
+
 def _row(digest: bytes, record: Record) -> dict[str, Any]:
-    values: dict[str, Any] = {f"p_{name}": value for name, value in zip(Record._fields, record, strict=True)}
+    values: dict[str, Any] = dict(zip(_COLUMNS, record, strict=True))
     values["p_digest"] = digest
     values["p_purge_hour"] = purge_hour(record.expires_at)
+    return values
+
+
+def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Return the values of a change that stores *record* over the row under *digest*."""
+    values = _row(new_digest, record)
+    values["digest"], values["base"], values["now"] = digest, base, now
     return values
 
 

@@ -56,6 +56,7 @@ def _p(name: str, type_: Any = None) -> sa.BindParameter[Any]:
 
 
 _RECORD = ("data", "format", "revision", "user_id", "created_at", "used_at", "expires_at", "expiry")
+_MARKED = ("revision", "user_id", "used_at", "expires_at", "purge_hour", "expiry")
 _SAVED = ("data", "format", "revision", "used_at", "expires_at", "purge_hour", "expiry")
 
 
@@ -106,21 +107,19 @@ class Statements:
             .order_by(c.digest)
             .limit(_p("size", sa.Integer))
         )
-        self.renew_mark = self._make(
-            sa.update(table)
-            .values({name: everything[name] for name in ("revision", "user_id", "used_at", "expires_at", "purge_hour")})
-            .where(here)
+        self.renew_mark = self._make(sa.update(table).values({name: everything[name] for name in _MARKED}).where(here))
+        self.finish_mark = self._make(
+            sa.update(table).values(expiry=everything["expiry"]).where(here, c.revision == _p("base"))
         )
         self.find_marks = self._make(
-            sa.select(c.revision, c.user_id).where(
-                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)]), c.revision >= _p("since")
+            sa.select(c.revision, c.expiry, c.expires_at, c.user_id).where(
+                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)])
             )
         )
+        expired = sa.and_(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
+        self.count_expired = self._make(sa.select(sa.func.count()).select_from(table).where(expired))
         self.list_expired = self._make(
-            sa.select(c.digest)
-            .where(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
-            .order_by(c.purge_hour)
-            .limit(_p("size", sa.Integer))
+            sa.select(c.digest).where(expired).order_by(c.purge_hour).limit(_p("size", sa.Integer))
         )
 
     def delete_all_of(self, count: int, *, expired: bool) -> Statement:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.databases import KINDS, SQLITE, Flavour, Room
+from tests.support.isolation import PLACES, Address, Place
 from tests.support.servers import Server, start_mariadb, start_postgresql
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -55,6 +56,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=["sqlite", *sorted(KINDS)])
+def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database on each engine, through its primary driver."""
+    with _fresh_database(_primary(request.param), request, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture
 def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an SQLite file that is not there yet."""
@@ -83,16 +91,32 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=PLACES, ids=lambda place: place.id)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Address]:
+    """An empty database on every engine, and at every isolation level through an application's Engine."""
+    wanted: Place = request.param
+    flavour = SQLITE if wanted.dialect == "sqlite" else _primary(wanted.dialect)
+    with _fresh_database(flavour, request, tmp_path) as url:
+        yield Address(url, wanted.level)
+
+
+@pytest.fixture(params=databases.server_flavours(), ids=lambda flavour: flavour.id)
+def networked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database as `database` gives it, but only where there is a network between."""
+    with _fresh_database(request.param, request, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
 def private_postgresql() -> Iterator[Server]:
     """A PostgreSQL server for this module alone, to stop, kill and start again."""
-    yield from _private(start_postgresql(), "postgresql")
+    yield from _private("postgresql", start_postgresql)
 
 
 @pytest.fixture(scope="module")
 def private_mariadb() -> Iterator[Server]:
     """A MariaDB server for this module alone, to stop, kill and start again."""
-    yield from _private(start_mariadb(), "mariadb")
+    yield from _private("mariadb", start_mariadb)
 
 
 @pytest.fixture(scope="session")
@@ -118,8 +142,7 @@ def no_threads_left() -> Iterator[None]:
 
 @contextmanager
 def _fresh_database(flavour: Flavour, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
-    if not databases.wanted(flavour.dialect):
-        pytest.skip(f"{flavour.dialect} is not in {databases.RESTRICTION}")
+    _skip_unwanted(flavour.dialect)
     fresh = _sqlite_file(folder) if flavour is SQLITE else _server_database(flavour, request)
     with fresh as url:
         yield url
@@ -159,11 +182,18 @@ def _primary(dialect: str) -> Flavour:
     return next(flavour for flavour in databases.FLAVOURS if flavour.dialect == dialect)
 
 
-def _private(server: Server | str, dialect: str) -> Iterator[Server]:
+def _private(dialect: str, start: Callable[[], Server | str]) -> Iterator[Server]:
+    _skip_unwanted(dialect)
+    server = start()
     if isinstance(server, str):
         pytest.skip(server)
     yield server
     server.close()
+
+
+def _skip_unwanted(dialect: str) -> None:
+    if not databases.wanted(dialect):
+        pytest.skip(f"{dialect} is not in {databases.RESTRICTION}")
 
 
 def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:

@@ -33,7 +33,7 @@ def reference(header: str) -> tuple[str, ...]:
         if equals and name == N and shape and value not in found:
             found.append(value)
         pair = ""
-    return tuple(found[:MAX_CANDIDATES])
+    return tuple(found) if len(found) <= MAX_CANDIDATES else ()
 
 
 def keys_in(header: str) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def test_spaces_and_tabs_around_a_pair_do_not_count(around: str) -> None:
         pytest.param(f"{N}={GOOD}; {N}={GOOD}", (GOOD,), id="the same twice"),
         pytest.param(f"{N}=bogus; {N}={GOOD}; {N}=", (GOOD,), id="bogus ones around"),
         pytest.param(f"{N}={EVIL};" * 1000 + f"{N}={GOOD}", (EVIL, GOOD), id="a thousand times"),
-        pytest.param("; ".join(f"{N}={key}" for key in MORE), tuple(MORE[:4]), id="more than four"),
+        pytest.param("; ".join(f"{N}={key}" for key in MORE), (), id="more than are looked up"),
     ],
 )
 def test_duplicates_are_all_offered(header: str, keys: tuple[str, ...]) -> None:
@@ -217,14 +217,14 @@ def test_the_time_is_linear(unit: str) -> None:
 @pytest.mark.parametrize("header", [None, "", "a=b", "__Host-other=x", f"x{N}"])
 def test_no_cookie_of_ours(header: str | None) -> None:
     """Nothing to look up and nothing to clear."""
-    assert COOKIE.read(header) == ((), False)
+    assert COOKIE.read(header) == ((), False, False)
 
 
 @pytest.mark.parametrize("value", ["", "bogus", GOOD + "x"])
 def test_a_malformed_cookie_is_told_from_none(value: str) -> None:
     """It will be cleared: the browser has something under our name that is no good."""
-    assert COOKIE.read(f"{N}={value}") == ((), True)
-    assert COOKIE.read(f"x{N}={value}") == ((), False)
+    assert COOKIE.read(f"{N}={value}") == ((), True, False)
+    assert COOKIE.read(f"x{N}={value}") == ((), False, False)
 
 
 pieces = st.sampled_from([N, "=", ";", " ", "\t", GOOD, EVIL, GOOD[:-1], '"', "\\", ",", "\x00", "\xa0", "%3D", "é"])

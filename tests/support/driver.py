@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Engine, event
 
+from sessionware.database import _databases
+
 CURSOR_CALLS = {"execute", "executemany", "executescript", "callproc"}
 CONNECTION_CALLS = CURSOR_CALLS | {"commit", "rollback", "begin", "autocommit", "ping", "query"}
 DIALECT_CALLS = {"connect": "connect", "do_ping": "ping", "do_close": "close"}
@@ -38,9 +40,11 @@ Around = Callable[[Call, Proceed], Any]
 def watching(engine: Engine, around: Around) -> Iterator[None]:
     """Hand every driver call of *engine* to *around*, which makes it with proceed() or does not.
 
-    A connection is watched from its next checkout on; one that is out already is not.
+    A connection is watched from its next checkout on; one that is out already is not, unless it lies idle
+    between two statements of the package.
     """
     watcher = _Watcher(around)
+    _give_back_idle(engine)
     event.listen(engine, "checkout", watcher.checkout)
     saved = watcher.watch_dialect(engine.dialect)
     try:
@@ -143,6 +147,13 @@ class _Connection(_Stand):
     def cursor(self, *words: Any, **options: Any) -> _Cursor:
         """Return a watched cursor."""
         return _Cursor(self._watcher, self._target.cursor(*words, **options), self._target)
+
+
+def _give_back_idle(engine: Engine) -> None:
+    """Have the package give the connections it keeps at hand back to the pool."""
+    for database in list(_databases):
+        while database.engine is engine and database._idle:
+            database._idle.pop().close()
 
 
 def _text(sql: Any) -> str:

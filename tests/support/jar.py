@@ -140,9 +140,7 @@ class Jar:
 
     def _drop_expired(self, now: float) -> None:
         self.stored = {
-            key: cookie
-            for key, cookie in self.stored.items()
-            if cookie.expires is None or cookie.expires > now
+            key: cookie for key, cookie in self.stored.items() if cookie.expires is None or cookie.expires > now
         }
 
 

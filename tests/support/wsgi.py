@@ -92,8 +92,12 @@ def call(
     """
     full = make_environ(path, cookie=cookie, method=method, headers=headers, body=body, url=url)
     full.update(environ or {})
-    full = {name: value for name, value in full.items() if value is not None}
-    return _Exchange(full).run(app, stop_after)
+    return serve(app, {name: value for name, value in full.items() if value is not None}, stop_after)
+
+
+def serve(app: WSGIApp, environ: dict[str, Any], stop_after: int | None = None) -> Reply:
+    """Serve the request that *environ* describes; see call()."""
+    return _Exchange(environ).run(app, stop_after)
 
 
 def make_environ(

@@ -1,0 +1,234 @@
+"""Read-modify-write: counters and lists that many requests change at once."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from sessionware import (
+    SessionInterrupted,
+    SessionMiddleware,
+    SessionStore,
+    SessionTooLarge,
+    SessionwareError,
+    UnstorableValue,
+    get_session,
+)
+from tests.support.clock import Clock
+from tests.support.counting import statements
+from tests.support.crowd import SIZE, all_at_once, crowd
+from tests.support.faults import driver_error, every_call
+from tests.support.isolation import Address
+from tests.support.proxy import ToxicProxy
+from tests.support.visit import Visit
+from tests.support.wsgi import call
+
+EACH = 50
+VALUES = {"count": 1, "list": ["a"], "deep": {"x": [1]}}
+
+
+def middleware_on(database: str, **options: Any) -> SessionMiddleware:
+    return SessionMiddleware(lambda *_: [], database, purge_interval=None, **{"clock": Clock(), **options})
+
+
+def increment(values: dict[str, Any]) -> int:
+    values["count"] = values.get("count", 0) + 1
+    return int(values["count"])
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Eight processes."""
+    with crowd() as pool:
+        yield pool
+
+
+def counting_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def change(values: dict[str, Any]) -> int:
+        values.setdefault("list", []).append(environ["QUERY_STRING"])
+        return increment(values)
+
+    body = str(get_session(environ).atomic(change)).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def count_up(number: int, address: Address, key: str) -> list[int]:
+    app = SessionMiddleware(counting_app, address.open())
+    cookie = f"{app.cookie.name}={key}"
+    replies = [call(app, f"/?{number}.{i}", cookie=cookie, url="https://example.test") for i in range(EACH)]
+    app.store.database.engine.dispose()
+    return [int(reply.text) for reply in replies]
+
+
+def test_no_increment_of_eight_processes_is_lost(place: Address, processes: ProcessPoolExecutor) -> None:
+    """A counter that is read, raised and saved loses most of what parallel requests do to it."""
+    store = SessionStore(place.url)
+    key = store.create({})
+    seen = all_at_once(processes, count_up, place, key)
+    values = store.read(key) or {}
+    tokens = [f"{number}.{i}" for number in range(SIZE) for i in range(EACH)]
+
+    assert values["count"] == SIZE * EACH
+    assert sorted(values["list"]) == sorted(tokens), "each of them once"
+    assert sorted(number for numbers in seen for number in numbers) == list(range(1, SIZE * EACH + 1))
+    for numbers in seen:
+        assert numbers == sorted(numbers), "nobody sees the counter go back"
+
+
+class Refusal(Exception):
+    """What an application raises."""
+
+
+def refuse(values: dict[str, Any]) -> None:
+    values["list"].append("half done")
+    values["deep"]["x"].clear()
+    values["new"] = 1
+    raise Refusal
+
+
+def unstorable(values: dict[str, Any]) -> None:
+    values["list"].append("half done")
+    values["new"] = object()
+
+
+def too_large(values: dict[str, Any]) -> None:
+    values["list"].append("half done")
+    values["new"] = "x" * 2000
+
+
+@pytest.mark.parametrize(
+    ("change", "error"), [(refuse, Refusal), (unstorable, UnstorableValue), (too_large, SessionTooLarge)]
+)
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "new"])
+def test_a_change_that_fails_leaves_all_as_it_was(
+    database: str, change: Callable[[dict[str, Any]], None], error: type[Exception], stored: bool
+) -> None:
+    """A change is made whole or not at all, in the table and in the request."""
+    middleware = middleware_on(database, max_bytes=1000)
+    key = middleware.store.create(VALUES) if stored else None
+    visit = Visit(middleware, key)
+    if not stored:
+        visit.session.update({"count": 1, "list": ["a"], "deep": {"x": [1]}})
+    with pytest.raises(error):
+        visit.session.atomic(change)
+
+    assert dict(visit.session) == VALUES
+    assert middleware.store.count() == int(stored)
+    visit.end()
+    assert middleware.store.read(str(visit.cookie if key is None else key)) == VALUES
+
+
+def test_local_changes_outlive_atomic_and_wait_for_the_save(database: str) -> None:
+    """atomic works on what is stored; what the request has changed besides is stored when it ends."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    visit = Visit(middleware, key)
+    visit.session["mine"] = 1
+    inner = visit.session["deep"]
+    inner["x"].append(2)
+
+    assert visit.session.atomic(increment) == 2
+    assert middleware.store.read(key) == {**VALUES, "count": 2}, "not stored yet"
+    assert visit.session["count"] == 2
+    inner["y"] = 3
+    visit.end()
+    assert middleware.store.read(key) == {"count": 2, "list": ["a"], "deep": {"x": [1, 2], "y": 3}, "mine": 1}
+
+
+def test_an_expiry_that_another_request_has_set_outlives_atomic(database: str) -> None:
+    """What atomic did not change is not its to store."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    visit = Visit(middleware, key)
+    visit.load()
+    other = Visit(middleware, key)
+    other.session.set_expiry(60)
+    other.end()
+    visit.session.atomic(increment)
+    visit.end()
+
+    assert Visit(middleware, key).session.get_expiry_age() == 60
+
+
+def test_atomic_alone_costs_one_read_and_one_write(database: str) -> None:
+    """Who meets nobody pays nothing for those who do."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    visit = Visit(middleware, key)
+    with statements(middleware.store.database.engine) as calls:
+        visit.session.atomic(increment)
+        visit.end()
+
+    assert calls.verbs == ["SELECT", "UPDATE"]
+
+
+def test_the_change_runs_again_when_another_request_came_between(database: str) -> None:
+    """Each run begins with the newest stored values."""
+    middleware = middleware_on(database)
+    key = middleware.store.create({"count": 0})
+    runs: list[int] = []
+
+    def contended(values: dict[str, Any]) -> int:
+        runs.append(values["count"])
+        if len(runs) < 4:
+            Visit(middleware, key).session.atomic(increment)
+        return increment(values)
+
+    visit = Visit(middleware, key)
+
+    assert visit.session.atomic(contended) == 4
+    assert runs == [0, 1, 2, 3]
+
+
+def test_atomic_on_a_session_that_was_ended_changes_nothing(database: str) -> None:
+    """Not even the change is run on values that are gone."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    visit = Visit(middleware, key)
+    visit.load()
+
+    def ended_meanwhile(values: dict[str, Any]) -> int:
+        Visit(middleware, key).session.flush()
+        return increment(values)
+
+    with pytest.raises(SessionInterrupted) as caught:
+        visit.session.atomic(ended_meanwhile)
+
+    assert caught.value.ended
+    assert middleware.store.count() == 0
+
+
+@pytest.mark.parametrize("mode", ["before", "after"])
+@pytest.mark.parametrize("disconnect", [False, True], ids=["error", "disconnect"])
+def test_a_change_is_made_at_most_once(database: str, mode: Any, disconnect: bool) -> None:
+    """Repeating what may have been done would count it twice: an answer that was lost is looked up."""
+    middleware = middleware_on(database)
+    for faults in every_call(lambda engine: driver_error(engine, "OperationalError"), mode=mode, disconnect=disconnect):
+        key = middleware.store.create({"count": 0})
+        visit = Visit(middleware, key)
+        counted = None
+        with faults.on(middleware.store.database.engine), suppress(SessionwareError):
+            counted = visit.session.atomic(increment)
+        stored = (middleware.store.read(key) or {})["count"]
+
+        assert stored in (0, 1), faults
+        assert counted in (None, stored), faults
+
+
+def test_an_acknowledgement_lost_on_the_wire_is_not_counted_twice(any_server: str) -> None:
+    """The server has done it, the answer never came: the revision in the row tells."""
+    with ToxicProxy(any_server) as proxy:
+        middleware = middleware_on(proxy.url)
+        key = middleware.store.create({"count": 0})
+        for number in range(1, 4):
+            visit = Visit(middleware, key)
+            visit.load()
+            proxy.drop_reply(b"")
+
+            assert visit.session.atomic(increment) == number
+        assert proxy.losses == 3
+        assert middleware.store.read(key) == {"count": 3}
+        middleware.store.database.engine.dispose()

@@ -1,0 +1,246 @@
+"""Logins and rotations beside a revocation, in every order of their statements."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Engine
+
+from sessionware import Session, SessionMiddleware, SessionStore, keys
+from tests.support.driver import watching
+from tests.support.isolation import PLACES, Address
+from tests.support.stepping import Actor, play
+from tests.support.visit import Visit, merges
+
+# The INSERT of a first login counts; that of a tombstone, between UPDATE and COMMIT, shows nobody anything.
+STOPS = ("UPDATE", "COMMIT", "SELECT")
+REVOCATION_STOPS = ("UPDATE", "DELETE")
+
+Revocation = Callable[[SessionStore], object]
+
+
+def revoke_user(store: SessionStore) -> object:
+    return store.revoke_user("ann")
+
+
+def revoke_all(store: SessionStore) -> object:
+    return store.revoke_all()
+
+
+class Digests:
+    """Decides whether new keys have a high or a low digest."""
+
+    def __init__(self) -> None:
+        self.high = True
+        self._new_key = keys.new_key
+
+    def new_key(self) -> str:
+        return next(key for key in iter(self._new_key, "") if (keys.digest(key)[0] > 127) is self.high)
+
+
+@pytest.fixture
+def digests(monkeypatch: pytest.MonkeyPatch) -> Digests:
+    """The digests of new keys, at the test's command."""
+    made = Digests()
+    monkeypatch.setattr(keys, "new_key", made.new_key)
+    return made
+
+
+def first_login(middleware: SessionMiddleware) -> Visit:
+    visit = Visit(middleware)
+    visit.session.login("ann")
+    return visit
+
+
+def login_of_a_visitor(middleware: SessionMiddleware) -> Visit:
+    visit = Visit(middleware, middleware.store.create({"cart": [1]}))
+    visit.session.login("ann")
+    return visit
+
+
+@dataclass
+class Race:
+    """A request and a revocation, each on connections of its own."""
+
+    ours: SessionMiddleware
+    theirs: SessionMiddleware
+    revocation: Revocation
+
+    def run_in_every_order(self, new_work: Callable[[], Callable[[], Visit]], stops: Sequence[str] = STOPS) -> None:
+        """Play work and revocation in all orders of their statements; none may leave ann a session."""
+        self.revocation(self.theirs.store)  # the first one takes a statement more
+        actors = [Actor(self._engine(self.ours), new_work(), stops), self._revocation()]
+        for actor in actors:
+            play([], {"alone": actor})
+        for order in merges(*(name * len(actor.stopped_at) for name, actor in zip("LR", actors, strict=True))):
+            actors = [Actor(self._engine(self.ours), new_work(), stops), self._revocation()]
+            play(order, dict(zip("LR", actors, strict=True)))
+            for actor in actors:
+                if isinstance(actor.result, Exception):
+                    raise actor.result
+
+            told = f"order {''.join(order)}, cookie {actors[0].result.cookie!r}"
+            assert self.theirs.store.sessions_of("ann") == [], told
+            assert_anonymous(self.ours, actors[0].result)
+
+    def _revocation(self) -> Actor:
+        return Actor(self._engine(self.theirs), lambda: self.revocation(self.theirs.store), REVOCATION_STOPS)
+
+    def _engine(self, middleware: SessionMiddleware) -> Engine:
+        return middleware.store.database.engine
+
+
+@pytest.fixture(params=[revoke_user, revoke_all])
+def race(place: Address, request: pytest.FixtureRequest) -> Race:
+    """A race of a request with each kind of revocation."""
+    made = [SessionMiddleware(lambda *_: [], place.open(), purge_interval=None) for _ in range(2)]
+    made[0].store.create_table()
+    return Race(made[0], made[1], request.param)
+
+
+# At READ COMMITTED, PostgreSQL's default, a DELETE may miss rows; at the others it may fail and be repeated.
+SOME_PLACES = [
+    place
+    for place in PLACES
+    if place.level is None or place.id in ("mariadb-read-committed", "postgresql-serializable")
+]
+everywhere = pytest.mark.parametrize("place", SOME_PLACES, ids=lambda place: place.id, indirect=True)
+
+
+@everywhere
+def test_no_first_login_that_began_before_a_revocation_survives_it(race: Race) -> None:
+    """The row of such a login is stored when the DELETE has perhaps gone by."""
+    race.run_in_every_order(lambda: first_login(race.ours).end, ("INSERT", "SELECT"))
+
+
+@everywhere
+def test_no_login_that_began_before_a_revocation_survives_it(race: Race) -> None:
+    """Before it a visitor's row is nobody's: the DELETE does not wait for it."""
+    race.run_in_every_order(lambda: login_of_a_visitor(race.ours).end)
+
+
+@everywhere
+def test_no_session_escapes_a_revocation_by_a_rotation(race: Race, digests: Digests) -> None:
+    """Whoever was logged in when the revocation began is out, also if the rotation began after it."""
+
+    def new_work() -> Callable[[], Visit]:
+        digests.high = True
+        key = race.ours.store.create({"cart": [1]}, "ann")
+        digests.high = False
+        return lambda: rotated(race.ours, key)
+
+    race.run_in_every_order(new_work)
+
+
+def test_no_session_slips_past_a_delete_that_waits(mariadb: str, digests: Digests) -> None:
+    """A DELETE does not look back, and at READ COMMITTED nothing keeps a row from moving behind it."""
+    address = Address(mariadb, "READ COMMITTED")
+    ours, theirs = (SessionMiddleware(lambda *_: [], address.open(), purge_interval=None) for _ in range(2))
+    gate, key = sorted((ours.store.create({}, "ann") for _ in range(2)), key=keys.digest)
+    theirs.store.count()
+    digests.high = False
+    table = ours.store.table
+    revocation = Actor(theirs.store.database.engine, lambda: theirs.store.revoke_user("ann"), ["DELETE"])
+    with ours.store.database.engine.begin() as connection, watching(revocation.engine, revocation.around):
+        connection.execute(table.select().where(table.c.digest == keys.digest(gate)).with_for_update())
+        revocation.start()
+        revocation.step()
+        waits = not revocation.done
+        visit = rotated(ours, key)
+        connection.rollback()
+        revocation.join()
+
+    assert (waits, revocation.result) == (True, 1), "the DELETE met only the row that it had waited for"
+    assert theirs.store.sessions_of("ann") == []
+    assert_anonymous(ours, visit)
+
+
+def rotated(middleware: SessionMiddleware, key: str) -> Visit:
+    visit = Visit(middleware, key)
+    visit.session.cycle_key()
+    return visit.end()
+
+
+def assert_anonymous(middleware: SessionMiddleware, visit: Visit) -> None:
+    if visit.cookie:
+        again = Visit(middleware, visit.cookie)
+        assert (dict(again.session), again.session.user_id) == ({}, None)
+
+
+def test_a_revocation_in_the_same_request_spares_the_login_after_it(place: Address) -> None:
+    """Changing a password ends all sessions and begins one."""
+    middleware = SessionMiddleware(lambda *_: [], place.open())
+    old = middleware.store.create({}, "ann")
+    for key in (None, old, middleware.store.create({"cart": [1]})):
+        visit = Visit(middleware, key)
+        visit.load()
+        middleware.store.revoke_user("ann")
+        visit.session.flush()
+        visit.session.login("ann")
+        visit.end()
+
+        assert Visit(middleware, visit.cookie).session.user_id == "ann"
+        assert middleware.store.exists(str(visit.cookie))
+        assert not middleware.store.exists(old)
+        assert len(middleware.store.sessions_of("ann")) == 1
+
+
+def by_handle(visit: Visit) -> str | None:
+    return visit.session.handle
+
+
+def by_key(visit: Visit) -> str | None:
+    return visit.session.session_key
+
+
+@pytest.mark.parametrize("keep", [by_handle, by_key])
+@pytest.mark.parametrize("revoked_first", [True, False], ids=["revoke-first", "login-first"])
+def test_a_login_can_keep_its_own_session(
+    place: Address, keep: Callable[[Visit], str | None], revoked_first: bool
+) -> None:
+    """To log in and to log out everywhere else belongs into one request, in whatever order."""
+    middleware = SessionMiddleware(lambda *_: [], place.open())
+    others = [middleware.store.create({}, "ann") for _ in range(3)]
+    visit = Visit(middleware, middleware.store.create({"cart": [1]}))
+    visit.load()
+    if not revoked_first:
+        visit.session.login("ann")
+    middleware.store.revoke_user("ann", keep=keep(visit))
+    if revoked_first:
+        visit.session.login("ann")
+
+    assert_kept(visit.end(), others)
+
+
+@pytest.mark.parametrize(
+    "rotate", [Session.cycle_key, lambda session: session.login("ann")], ids=["cycle_key", "login"]
+)
+def test_the_current_session_can_be_kept_while_it_is_rotated(place: Address, rotate: Callable[[Session], None]) -> None:
+    """A new password means a new key, and the end of the user's other sessions."""
+    middleware = SessionMiddleware(lambda *_: [], place.open())
+    others = [middleware.store.create({}, "ann") for _ in range(3)]
+    visit = Visit(middleware, middleware.store.create({"cart": [1]}, "ann"))
+    rotate(visit.session)
+    middleware.store.revoke_user("ann", keep=visit.session.handle)
+
+    assert_kept(visit.end(), others)
+
+
+@pytest.mark.xfail(reason="the key that a rotation is going to give names no row yet: keep wants the handle")
+def test_the_current_session_can_be_kept_by_the_key_it_is_going_to_get(sqlite: str) -> None:
+    """After cycle_key, session_key is the new key already."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    visit = Visit(middleware, middleware.store.create({"cart": [1]}, "ann"))
+    visit.session.cycle_key()
+    middleware.store.revoke_user("ann", keep=visit.session.session_key)
+
+    assert_kept(visit.end(), [])
+
+
+def assert_kept(visit: Visit, others: list[str]) -> None:
+    store = visit.middleware.store
+
+    assert visit.interrupted is None
+    assert dict(Visit(visit.middleware, visit.cookie).session) == {"cart": [1]}
+    assert len(store.sessions_of("ann")) == 1
+    assert not any(map(store.exists, others))

@@ -1,0 +1,266 @@
+"""A new key for a session: all of it or nothing, and the old one dead at once."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal
+
+import pytest
+
+from sessionware import Session, SessionInterrupted, SessionMiddleware, SessionwareError, get_session, keys
+from tests.support.clock import Clock
+from tests.support.counting import statements
+from tests.support.faults import driver_error, every_call
+from tests.support.visit import Visit
+from tests.support.wsgi import Browser, call
+
+VALUES = {"cart": [1, 2], "name": "Ann"}
+
+
+def log_in(session: Session) -> None:
+    session.login("ann")
+
+
+def log_in_as_another(session: Session) -> None:
+    session.login("bob")
+
+
+def cycle_key(session: Session) -> None:
+    session.cycle_key()
+
+
+ROTATIONS = [cycle_key, log_in]
+
+
+def middleware_on(database: str, clock: Clock | None = None) -> SessionMiddleware:
+    return SessionMiddleware(lambda *_: [], database, clock=clock or Clock(), purge_interval=None)
+
+
+def rotating(middleware: SessionMiddleware, key: str, rotate: Callable[[Session], None] = cycle_key) -> Visit:
+    visit = Visit(middleware, key)
+    visit.load()
+    rotate(visit.session)
+    return visit
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+def test_a_rotation_is_stored_with_the_save(database: str, rotate: Callable[[Session], None]) -> None:
+    """Two steps would leave a moment, or a crash, with two keys or none."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    visit = rotating(middleware, key, rotate)
+    visit.session["new"] = True
+
+    assert middleware.store.read(key) == VALUES, "nothing happens before the save"
+    with statements(middleware.store.database.engine) as calls:
+        visit.end()
+    assert calls.verbs == ["BEGIN", "UPDATE", "INSERT", "COMMIT", "SELECT"]
+    assert not middleware.store.exists(key)
+    assert middleware.store.read(str(visit.cookie)) == {**VALUES, "new": True}
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize("mode", ["before", "after"])
+@pytest.mark.parametrize("disconnect", [False, True], ids=["error", "disconnect"])
+def test_a_failing_call_leaves_exactly_one_of_old_and_new(
+    database: str, rotate: Callable[[Session], None], mode: Literal["before", "after"], disconnect: bool
+) -> None:
+    """Whichever call fails, before or after it was done, the user has one session and all of its values."""
+    middleware = middleware_on(database)
+    store = middleware.store
+    struck = 0
+    for faults in every_call(lambda engine: driver_error(engine, "OperationalError"), mode=mode, disconnect=disconnect):
+        key = store.create(VALUES, None)
+        visit = rotating(middleware, key, rotate)
+        visit.session["new"] = True
+        new_key = str(visit.session.session_key)
+        failed = False
+        with faults.on(store.database.engine):
+            try:
+                visit.end()
+            except SessionwareError:
+                failed = True
+        struck += faults.fired is not None
+
+        alive = {name: store.read(name) for name in (key, new_key) if store.exists(name)}
+        assert list(alive.values()) in ([VALUES], [{**VALUES, "new": True}]), faults
+        assert failed or list(alive) == [visit.cookie] == [new_key], faults
+        assert store.count() == 1, faults
+        store.revoke_all()
+    assert struck >= 5
+
+
+@pytest.mark.parametrize("rotate", [*ROTATIONS, log_in_as_another])
+def test_a_failed_request_changes_nothing(sqlite: str, rotate: Callable[[Session], None]) -> None:
+    """The key is part of what the request stores: with a status from 500 on it stores nothing."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create(VALUES, "ann")
+    visit = rotating(middleware, key, rotate)
+    visit.end("500 Internal Server Error")
+
+    assert visit.cookie is None
+    assert middleware.store.read(key) == VALUES
+    assert middleware.store.count() == 1
+
+
+def write(session: Session) -> None:
+    session["late"] = True
+
+
+def save(session: Session) -> None:
+    session["late"] = True
+    session.save()
+
+
+def atomic(session: Session) -> None:
+    session.atomic(lambda values: values.update(late=True))
+
+
+def read(session: Session) -> None:
+    len(session)
+
+
+IN_FLIGHT = [
+    pytest.param(write, False, id="write"),
+    pytest.param(read, False, id="read"),
+    pytest.param(save, True, id="save"),
+    pytest.param(atomic, True, id="atomic"),
+    pytest.param(log_in, True, id="login"),
+    pytest.param(cycle_key, False, id="cycle_key"),
+    pytest.param(Session.flush, True, id="flush"),
+]
+
+
+@pytest.mark.parametrize(("operation", "refused"), IN_FLIGHT)
+@pytest.mark.parametrize("loaded_before", [True, False], ids=["loaded-before", "started-after"])
+def test_a_request_with_the_old_key_does_nothing_and_sends_no_cookie(
+    database: str, operation: Callable[[Session], None], refused: bool, loaded_before: bool
+) -> None:
+    """It belongs to a browser that has, or is about to get, the new cookie."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES, "ann")
+    late = Visit(middleware, key)
+    if loaded_before:
+        late.load()
+    new_key = rotating(middleware, key).end().cookie
+    try:
+        if not loaded_before:
+            assert dict(late.session) == {}, "it sees nothing of the session"
+            assert late.session.user_id is None
+        operation(late.session)
+        late.end()
+    except SessionInterrupted as error:
+        late.interrupt(error)
+
+    assert late.cookie is None
+    assert middleware.store.read(str(new_key)) == VALUES
+    assert middleware.store.count() == 1
+    if refused:
+        assert late.interrupted is not None
+        assert not late.interrupted.ended
+
+
+def test_what_a_request_with_the_old_key_wanted_is_reported(sqlite: str) -> None:
+    """What is dropped without an error must be found in the log."""
+    events: list[Any] = []
+    middleware = SessionMiddleware(lambda *_: [], sqlite, on_event=events.append)
+    key = middleware.store.create(VALUES)
+    rotating(middleware, key).end()
+    late = Visit(middleware, key)
+    late.session["late"] = True
+    late.end()
+
+    assert [event.kind for event in events][-1] == "dropped"
+
+
+def test_the_old_key_is_a_stranger_when_the_tombstone_is_gone(database: str) -> None:
+    """Its place is kept for requests under way, not for ever."""
+    clock = Clock()
+    middleware = middleware_on(database, clock)
+    key = middleware.store.create(VALUES)
+    rotating(middleware, key).end()
+    clock.advance(timedelta(minutes=5))
+
+    assert Visit(middleware, key).end().cookie is None
+    late = Visit(middleware, key)
+    assert dict(late.session) == {}
+    assert late.end().cookie == "", "such a cookie is cleared"
+    clock.advance(timedelta(hours=1))
+    assert middleware.store.purge() == 1
+
+
+def a_key_of_nobody(middleware: SessionMiddleware) -> str:
+    return keys.new_key()
+
+
+def a_session_of_the_attacker(middleware: SessionMiddleware) -> str:
+    return middleware.store.create({"planted": True})
+
+
+def a_login_of_the_attacker(middleware: SessionMiddleware) -> str:
+    return middleware.store.create({"planted": True}, "mallory")
+
+
+@pytest.mark.parametrize("plant", [a_key_of_nobody, a_session_of_the_attacker, a_login_of_the_attacker])
+def test_a_fixated_key_is_never_authenticated(database: str, plant: Callable[[SessionMiddleware], str]) -> None:
+    """Session fixation: the attacker has the victim log in with a key that both know."""
+    middleware = middleware_on(database)
+    key = plant(middleware)
+    attacker = Visit(middleware, key)
+    attacker.load()
+    victim = rotating(middleware, key, log_in).end()
+    attacker.session["evil"] = True
+    attacker.end()
+    again = Visit(middleware, key)
+
+    assert victim.cookie not in (None, "", key)
+    assert (dict(again.session), again.session.user_id) == ({}, None)
+    assert Visit(middleware, victim.cookie).session.user_id == "ann"
+    stored = middleware.store.read(str(victim.cookie))
+    assert stored == ({"planted": True} if plant is a_session_of_the_attacker else {})
+
+
+def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    session = get_session(environ)
+    path = environ["PATH_INFO"]
+    if path == "/login":
+        session.login("ann")
+    elif path == "/logout":
+        session.logout()
+    elif path == "/write":
+        session["x"] = 1
+    body = str(session.user_id).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/read", 200), ("/write", 200), ("/logout", 400)])
+def test_the_browser_keeps_the_new_cookie_when_a_late_answer_arrives(database: str, path: str, status: int) -> None:
+    """The answer to a request with the old key may come in after that to the login."""
+    app = SessionMiddleware(site, database)
+    browser = Browser(app)
+    browser.get("/write")
+    target = f"{browser.url}{path}"
+    old = browser.jar.header_for(target, browser.clock())
+    browser.post("/login")
+    new = browser.jar.header_for(target, browser.clock())
+    late = call(app, path, cookie=old, url=browser.url)
+    browser.jar.set_from_headers(target, late.headers, browser.clock())
+
+    assert new != old
+    assert late.status == status
+    assert browser.jar.header_for(target, browser.clock()) == new
+    assert browser.get("/read").text == "ann"
+
+
+def test_two_logins_at_once_leave_one_session(database: str) -> None:
+    """A double click on "log in" is two requests with one old key."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    first, second = (rotating(middleware, key, log_in) for _ in range(2))
+    first.end()
+    second.end()
+
+    assert second.interrupted is not None
+    assert (second.interrupted.ended, second.cookie) == (False, None)
+    assert middleware.store.read(str(first.cookie)) == VALUES
+    assert middleware.store.count() == 1

@@ -1,0 +1,183 @@
+"""The purge: what is dead goes, in batches that keep nobody waiting; what lives stays, whatever happens meanwhile."""
+
+import random
+import threading
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sessionware import keys
+from sessionware.events import SessionEvent
+from sessionware.record import TOMBSTONE_SECONDS, Lifetime
+from sessionware.store import SessionStore
+from tests.support.clock import Clock
+from tests.support.databases import dialect_of
+from tests.support.driver import Call, Proceed, watching
+from tests.support.rows import all_rows, new_record, put, put_many, random_digest, row_count
+
+HOUR = 3600
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def store(database: str, clock: Clock) -> SessionStore:
+    """A store with an empty table."""
+    store = SessionStore(database, clock=clock, lifetime=Lifetime(idle=1000, absolute=5000))
+    store.create_table()
+    return store
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_batches", "expected"),
+    [
+        pytest.param(0, None, [], id="none"),
+        pytest.param(1, None, [1], id="one"),
+        pytest.param(9, None, [9], id="less-than-a-batch"),
+        pytest.param(20, None, [10, 10], id="whole-batches"),
+        pytest.param(25, None, [10, 10, 5], id="a-rest"),
+        pytest.param(25, 2, [10, 10], id="bounded"),
+        pytest.param(5, 0, [], id="no-batch"),
+    ],
+)
+def test_dead_rows_go_in_batches(
+    store: SessionStore, clock: Clock, rows: int, max_batches: int | None, expected: list[int]
+) -> None:
+    """Each batch is reported as it is done; the rest stays for later."""
+    put_many(store, [new_record(clock(), lives=-number * 700) for number in range(rows)])
+    live = put_many(store, [new_record(clock()) for _ in range(3)])
+    sizes: list[int] = []
+
+    assert store.purge(batch_size=10, max_batches=max_batches, on_batch=sizes.append) == sum(expected)
+    assert sizes == expected
+    assert row_count(store) == rows - sum(expected) + len(live)
+
+
+@pytest.mark.parametrize("into_the_hour", [0, 1, 1800, HOUR - 1])
+def test_nothing_is_removed_before_its_second(store: SessionStore, clock: Clock, into_the_hour: int) -> None:
+    """The index knows hours only; the statement must know the second."""
+    clock.now = 500_000 * HOUR + into_the_hour
+    ends = [-HOUR, -HOUR + 1, -2, -1, 0, 1, 2, HOUR - 1, HOUR, 2 * HOUR]
+    digests = put_many(store, [new_record(clock(), lives=end) for end in ends])
+
+    assert store.purge() == 5
+    assert set(all_rows(store)) == set(digests[5:])
+
+
+def test_only_the_dead_are_ever_removed(store: SessionStore, clock: Clock) -> None:
+    """Over many random ends and a moving clock, what is left is always exactly what lives."""
+    chance = random.Random(7)
+    ends = [chance.randrange(-3 * HOUR, 3 * HOUR) for _ in range(300)]
+    digests = put_many(store, [new_record(clock(), lives=end) for end in ends])
+    start = clock()
+    for _ in range(8):
+        store.purge(batch_size=37)
+        elapsed = clock() - start
+        assert set(all_rows(store)) == {d for d, end in zip(digests, ends, strict=True) if end > elapsed}
+        clock.advance(chance.randrange(1, HOUR))
+
+
+def test_tombstones_stay_while_they_are_of_use(store: SessionStore, clock: Clock) -> None:
+    """A request that still holds the old key is told apart from a stranger for some minutes."""
+    seen = new_record(clock(), lives=9000)
+    digest = put(store, seen)
+    store.rotate(digest, random_digest(), new_record(clock(), lives=9000), seen.revision, int(clock()))
+    clock.advance(TOMBSTONE_SECONDS - 1)
+    assert store.purge() == 0
+    clock.advance(1)
+
+    assert store.purge() == 1
+    assert digest not in all_rows(store)
+    assert row_count(store) == 1
+
+
+def test_a_session_used_at_the_last_moment_survives_the_purge(store: SessionStore, clock: Clock) -> None:
+    """Between the list and the deletion a request on a slower clock extends one: it keeps its row and its values."""
+    key, dead = store.create({"kept": True}), put(store, new_record(clock()))
+    clock.advance(2000)
+    listed: list[bool] = []
+
+    def extend(call: Call, proceed: Proceed) -> Any:
+        if call.sql.startswith("DELETE") and not listed:
+            listed.append(True)
+            assert other.touch_unseen(keys.digest(key), Lifetime(), int(clock()) - 1500)
+        return proceed()
+
+    other = SessionStore(store.database.engine.url, clock=clock)
+    with watching(store.database.engine, extend):
+        removed = store.purge()
+
+    assert listed
+    assert removed == 1
+    assert store.read(key) == {"kept": True}
+    assert dead not in all_rows(store)
+
+
+def test_a_purge_beside_another_does_nothing_and_harms_nothing(
+    database: str, store: SessionStore, clock: Clock
+) -> None:
+    """One cleaner at a time where the database has a lock for it; SQLite's writers take turns anyway."""
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(30)])
+    other = SessionStore(database, clock=clock)
+    meanwhile: list[int] = []
+
+    def purge_too(_size: int) -> None:
+        thread = threading.Thread(target=lambda: meanwhile.append(other.purge(batch_size=10)))
+        thread.start()
+        thread.join(PATIENCE)
+
+    removed = store.purge(batch_size=10, on_batch=purge_too)
+
+    if dialect_of(database) == "sqlite":
+        assert removed + sum(meanwhile) == 30
+    else:
+        assert (removed, meanwhile) == (30, [0, 0, 0])
+    assert row_count(store) == 0
+    put(store, new_record(clock(), lives=-1))
+    assert other.purge() == 1
+
+
+def test_purgers_of_two_tables_do_not_wait_for_each_other(database: str, store: SessionStore, clock: Clock) -> None:
+    """Two applications may share a database."""
+    other = SessionStore(database, "other_session", clock=clock)
+    other.create_table()
+    for each in (store, other):
+        put_many(each, [new_record(clock(), lives=-1) for _ in range(3)])
+    removed: list[int] = []
+
+    assert store.purge(on_batch=lambda _: removed.append(other.purge())) == 3
+    assert removed == [3]
+
+
+def test_a_purge_that_is_broken_off_leaves_the_way_free(database: str, store: SessionStore, clock: Clock) -> None:
+    """A progress bar that raises must not keep the lock in a pooled connection."""
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(20)])
+
+    def stop(_size: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.purge(batch_size=10, on_batch=stop)
+
+    assert SessionStore(database, clock=clock).purge() == 10
+    assert store.purge() == 0
+
+
+def test_without_a_table_there_is_nothing_to_purge(database: str, clock: Clock) -> None:
+    """And none is made: a purge from cron may run before the first request."""
+    store = SessionStore(database, clock=clock)
+
+    assert store.purge() == 0
+    assert not sa.inspect(store.database.engine).has_table(store.table.name)
+
+
+def test_a_purge_says_what_it_removed(database: str, clock: Clock) -> None:
+    """One event for all batches, none for nothing."""
+    events: list[SessionEvent] = []
+    store = SessionStore(database, clock=clock, on_event=events.append)
+    store.create_table()
+    store.purge()
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(12)])
+    store.purge(batch_size=5)
+
+    assert [(event.kind, event.reason) for event in events] == [("purged", "12 rows")]
