@@ -13,7 +13,7 @@ PACKAGE = Path(sessionware.__file__).parent
 TESTS = Path(__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 PARTS = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
-ABOVE_THE_MAP = {"cli"}  # beside the middleware: it uses all and is used by nobody
+ABOVE_THE_MAP = {"cli", "frameworks"}  # beside the middleware: they use it and are used by nobody
 
 
 def the_map() -> list[str]:

@@ -86,7 +86,7 @@ def test_a_new_session_that_has_ended_already_is_not_stored(site: Site) -> None:
     assert site.store.count() == 0
 
 
-@pytest.mark.parametrize("value", ["60", True, False, float("nan"), b"60", [60], object(), NOW.date()], ids=repr)
+@pytest.mark.parametrize("value", ["60", True, False, float("nan"), b"60", [60], {}, NOW.date()], ids=repr)
 def test_other_types_are_refused_where_they_are_given(site: Site, value: Any) -> None:
     """Django accepts some of them, and fails when the response is made."""
     with pytest.raises(TypeError, match="set_expiry"):
@@ -254,11 +254,12 @@ def test_a_clock_set_back_takes_nothing(site: Site) -> None:
     """Neither the session, nor what it had left."""
     site.clock.advance(400)
     site.visit(lambda session: session.update(a=1))
+    key = _key(site)
     site.clock.advance(-300)
     site.visit(lambda session: session.update(b=1))
     site.clock.advance(300 + IDLE - 1)
 
-    assert alive(site)
+    assert site.store.exists(key)
 
 
 def _key(site: Site) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from wsgiref.util import FileWrapper
 
 import pytest
+import sqlalchemy as sa
 
 from sessionware import Session, SessionMiddleware
 from tests.support.apps import KEY, NOWHERE, PLAIN, Site, nothing
@@ -220,10 +221,11 @@ def test_no_connection_is_held_while_a_hijacked_connection_lasts(sqlite: str) ->
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         environ[KEY].get("a")
-        out.append(middleware.store.database.engine.pool.checkedout())  # type: ignore[attr-defined]
+        out.append(engine.pool.checkedout())  # type: ignore[attr-defined]
         return HIJACKED
 
-    middleware = SessionMiddleware(app, sqlite)
+    engine = sa.create_engine(sqlite)
+    middleware = SessionMiddleware(app, engine)
     middleware(make_environ(cookie="__Host-sessionid=" + "x" * 43), _never)
 
     assert out == [0]
