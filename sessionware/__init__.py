@@ -12,6 +12,7 @@ The way of a request, in the order of the files:
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
     store        records <-> rows, one statement for each verb
     table        the table and its statements
+    purge        removing expired rows in batches
     schema       creating it while many processes start
     database     connections, transactions, and their errors made ours
     engine       the engine made for a URL
