@@ -17,15 +17,16 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, StaticPool
 
-from .engine import SUPPORTED, in_memory, open_engine
+from .engine import SUPPORTED, enter_autocommit, in_memory, open_engine
 from .errors import ConfigurationError, StoreUnavailable
 from .trouble import Kind, Trouble, diagnose
 
 T = TypeVar("T")
 V = TypeVar("V")
 Connection = Any  # of the driver
+Restore = Callable[[], object] | None
 
 # No wait is without end: neither for a lock nor for a server that comes back.
 PATIENCE_SECONDS = 5
@@ -69,6 +70,7 @@ class _Failed(Exception):
     """
 
     def __init__(self, error: Exception, trouble: Trouble | None = None) -> None:
+        super().__init__()  # without the driver's text: should closing the connection fail too, both are logged
         self.error = error
         self.trouble = trouble or Trouble(Kind.FATAL, type(error).__name__)
 
@@ -141,8 +143,9 @@ class Database:
         self.dialect = self.engine.dialect
         if self.dialect.name not in SUPPORTED:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
-        # A database in memory has one connection, and whoever asks the engine for it must get it.
-        self._most_idle = 0 if in_memory(self.engine.url) else _IDLE_CONNECTIONS
+        if self.dialect.is_async:
+            raise ConfigurationError(f"database must have a driver for WSGI, which {self.dialect.driver} is not.")
+        self._most_idle = self._choose_most_idle()
         self._start_empty()
         _databases.add(self)
 
@@ -188,7 +191,8 @@ class Database:
 
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
-        return _checked_out(self.engine.pool) - len(self._idle)
+        pool = self.engine.pool
+        return pool.checkedout() - len(self._idle) if isinstance(pool, QueuePool) else 0
 
     def leave_to_parent(self) -> object:
         """Start a forked child with no connection: two processes on one socket read each other's answers.
@@ -201,6 +205,12 @@ class Database:
             self.engine.dispose(close=False)
         return inherited
 
+    def _choose_most_idle(self) -> int:
+        if isinstance(self.engine.pool, StaticPool):
+            return 1  # given back, its one connection would be rolled back, with what the application has on it
+        # A database in memory has one connection, and whoever asks the engine for it must get it.
+        return 0 if self._borrowed or in_memory(self.engine.url) else _IDLE_CONNECTIONS
+
     def _start_empty(self) -> None:
         # New locks: in a forked child the old ones may be held by a thread that is not there.
         self._turn: AbstractContextManager[object] = (
@@ -212,13 +222,14 @@ class Database:
 
     def _within(self, connection: Connection, work: Callable[[Execute], T]) -> T:
         execute = Execute(connection, self.dialect)
-        execute.plain(_BEGIN.get(self.dialect.name, "BEGIN"))
+        begin, commit, rollback = _bounds(connection, self.dialect)
+        execute.plain(begin)
         try:
             result = work(execute)
-            execute.plain("COMMIT")
+            execute.plain(commit)
         except Exception:
             # After a lock timeout MariaDB keeps the earlier statements of a transaction pending.
-            execute.plain("ROLLBACK")
+            execute.plain(rollback)
             raise
         return result
 
@@ -262,21 +273,22 @@ class Database:
     def _lend(self, step: Callable[[Connection, V], T], value: V) -> T:
         pool = self.engine.pool
         connection = self._take(pool)
+        restore: Restore = None
         try:
             if self._borrowed:
-                self._set_autocommit(connection)
+                restore = self._borrow(connection)
             result = step(connection.dbapi_connection, value)
         except _Failed as failed:
             failed.trouble = diagnose(failed.error, self.dialect, connection.dbapi_connection)
-            self._return_after(failed.trouble, connection, pool)
+            self._return_after(failed.trouble, connection, pool, restore)
             raise
         except Exception:
-            self._give_back(connection)
+            self._give_back(connection, restore)
             raise
         except BaseException:
             connection.invalidate()  # a greenlet or worker is being killed: nobody knows what is under way here
             raise
-        self._give_back(connection)
+        self._give_back(connection, restore)
         return result
 
     def _take(self, pool: Pool) -> PoolProxiedConnection:
@@ -298,21 +310,25 @@ class Database:
             with self._idle_lock:
                 self._waiting -= 1
 
-    def _give_back(self, connection: PoolProxiedConnection) -> None:
-        if self._borrowed:
-            self.dialect.reset_isolation_level(connection.dbapi_connection)  # type: ignore[arg-type]  # it is checked out
-            connection.close()
-            return
+    def _borrow(self, connection: PoolProxiedConnection) -> Restore:
+        try:
+            return enter_autocommit(connection.dbapi_connection, self.dialect)
+        except Exception as error:
+            raise _Failed(error) from None
+
+    def _give_back(self, connection: PoolProxiedConnection, restore: Restore) -> None:
+        if restore is not None and not _restored(connection, restore):
+            return None
         with self._idle_lock:
             # Who waits, waits at the pool.
             if not self._waiting and len(self._idle) < self._most_idle:
                 self._idle.append(connection)
-                return
-        connection.close()
+                return None
+        return connection.close()
 
-    def _return_after(self, trouble: Trouble, connection: PoolProxiedConnection, pool: Pool) -> None:
+    def _return_after(self, trouble: Trouble, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
         if trouble.kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE):
-            return self._give_back(connection)
+            return self._give_back(connection, restore)
         connection.invalidate()
         if trouble.kind is Kind.LOST and self.engine.pool is pool:
             self._drop_all()  # what broke this connection has broken those that lie idle
@@ -325,11 +341,26 @@ class Database:
             connection.invalidate()
         self.engine.dispose()
 
-    def _set_autocommit(self, connection: PoolProxiedConnection) -> None:
-        try:
-            return self.dialect.set_isolation_level(connection.dbapi_connection, "AUTOCOMMIT")  # type: ignore[arg-type]  # it is checked out
-        except Exception as error:
-            raise _Failed(error) from None
+
+def _bounds(connection: Connection, dialect: sa.Dialect) -> tuple[str, str, str]:
+    """Return the words that begin, commit and roll back.
+
+    In SQLite's memory there may be one connection for everybody, with a transaction of the application on it.
+    """
+    if dialect.name == "sqlite" and connection.in_transaction:
+        return "SAVEPOINT sessionware", "RELEASE sessionware", "ROLLBACK TO sessionware"
+    return _BEGIN.get(dialect.name, "BEGIN"), "COMMIT", "ROLLBACK"
+
+
+def _restored(connection: PoolProxiedConnection, restore: Callable[[], object]) -> bool:
+    try:
+        restore()
+        return True
+    except BaseException as error:
+        connection.invalidate()  # what was done on it is done, but nobody should get it like this
+        if not isinstance(error, Exception):
+            raise
+    return False
 
 
 def _as_ours(trouble: Trouble) -> Exception:
@@ -341,10 +372,6 @@ def _as_ours(trouble: Trouble) -> Exception:
         return ConnectionLost(f"The connection to the database broke ({trouble.code}).")
     busy = trouble.kind is Kind.TRANSIENT
     return StoreUnavailable(f"The database did not do what it was asked ({trouble.code}).", busy=busy)
-
-
-def _checked_out(pool: Pool) -> int:
-    return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
 
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()

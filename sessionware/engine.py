@@ -3,6 +3,8 @@
 import random
 import sqlite3
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,10 +43,11 @@ def open_engine(database: str | sa.URL) -> sa.Engine:
             connect_args=_connect_args(url),
             **_pool(url),
         )
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError, TypeError):
         problem = "database: this URL has an option that its driver does not know, or no such driver exists."
-    except ModuleNotFoundError as error:
-        problem = f"database: the driver module {error.name} is not installed; {_INSTALL.get(name, 'install it')}."
+    except ImportError as error:
+        module = error.name or url.get_driver_name()
+        problem = f"database: the driver module {module} is not installed; {_INSTALL.get(name, 'install it')}."
     else:
         sa.event.listen(engine, "connect", _SET_UP[name])
         return engine
@@ -62,6 +65,30 @@ def _url(database: str | sa.URL) -> sa.URL:
 def in_memory(url: sa.URL) -> bool:
     """Return whether *url* is of a SQLite database that lives in its connection."""
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def enter_autocommit(connection: Any, dialect: sa.Dialect) -> Callable[[], object] | None:
+    """Switch a driver's *connection* to autocommit; return what switches it back exactly, None if nothing need.
+
+    Not by SQLAlchemy's isolation levels: the way back from those loses what the application has told
+    its driver or server itself.
+    """
+    if dialect.name == "sqlite" and getattr(connection, "autocommit", True) is not False:
+        level = connection.isolation_level
+        if level is None or connection.in_transaction:  # leaving the mode would commit what is not ours
+            return None
+        connection.isolation_level = None
+        return partial(setattr, connection, "isolation_level", level)
+    if hasattr(connection, "get_autocommit"):
+        return _switch(connection.get_autocommit(), connection.autocommit)
+    return _switch(connection.autocommit, partial(setattr, connection, "autocommit"))
+
+
+def _switch(is_on: bool, turn: Callable[[bool], object]) -> Callable[[], object] | None:
+    if is_on:
+        return None
+    turn(True)
+    return partial(turn, False)
 
 
 def _pool(url: sa.URL) -> dict[str, Any]:

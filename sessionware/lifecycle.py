@@ -347,9 +347,7 @@ class Lifecycle:
         if self.superseded:
             raise SessionInterrupted(ended=False)
         if self.record is None:
-            result = change(self.open())
-            self._create(self._encode(self.open()))
-            return result
+            return self._atomic_new(change)
         found: Record | None = self.record
         for attempt in range(_FREE_ATTEMPTS):
             live = self._newest(found)
@@ -363,6 +361,13 @@ class Lifecycle:
             time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
             found = self._store.load(self.digest)
         return self._atomic_locked(change)
+
+    def _atomic_new(self, change: Callable[[Values], T]) -> T:
+        values = self._settings.codec.decode(self._encode(self.open()))
+        result = change(values)
+        self._create(self._encode(values))
+        adopt(self.open(), values)
+        return result
 
     def _atomic_locked(self, change: Callable[[Values], T]) -> T:
         done: list[tuple[Record, T]] = []
@@ -404,6 +409,8 @@ class Lifecycle:
         theirs = self._decode(draft)
         base = theirs if self.cleared else self._decode(self.record)
         adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
+        if self.expiry == self.record.expiry:
+            self.expiry = draft.expiry
         self.record = draft
         if self.outcome is Outcome.READ:
             self.outcome = Outcome.SAVED

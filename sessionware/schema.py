@@ -4,9 +4,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .database import Database
+from .database import PATIENCE_SECONDS, Database, DuplicateKey, Execute, Statement
 from .errors import StoreUnavailable
-from .trouble import diagnose
 
 
 def create_table(database: Database, table: sa.Table) -> None:
@@ -15,57 +14,74 @@ def create_table(database: Database, table: sa.Table) -> None:
     ``CREATE TABLE IF NOT EXISTS`` is no help: in a race it fails on PostgreSQL, and it says nothing
     of indexes. Raises StoreUnavailable.
     """
-    with database.turn():
+    schema = _Schema(database, table)
+    try:
+        if schema.missing(database.read(schema.look, schema.names)):  # who comes late need not wait for a turn
+            database.transaction(schema.create_in_turn)
+        return
+    except DuplicateKey:
+        return  # a migration tool, which does not take turns, was faster
+    except StoreUnavailable as error:
+        trouble = error
+    raise StoreUnavailable(f"The sessions table could not be created. {trouble}", busy=trouble.busy)
+
+
+class _Schema:
+    """The table and its indexes by name, and the statements that make them."""
+
+    def __init__(self, database: Database, table: sa.Table) -> None:
+        name = database.dialect.name
+        self.names = {"name": f"create {table.name}", "table": table.name}
+        self.look = Statement(sa.text(_LOOK[name]), database.dialect)
+        self._begin, self._end = (Statement(sa.text(text), database.dialect) if text else None for text in _TURN[name])
+        self._steps = _steps(table, database.dialect)
+
+    def missing(self, found: list[Any]) -> list[str]:
+        """Return the statements that make what is not among the rows *found*."""
+        there = {row[0] for row in found}
+        return [text for name, text in self._steps if name not in there]
+
+    def create_in_turn(self, run: Execute) -> None:
+        """Make what is missing, alone."""
+        if self._begin is not None and not run(self._begin, self.names)[0][0]:
+            raise StoreUnavailable("Another process is at it, and does not come to an end.", busy=True)
         try:
-            with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                if not _is_complete(connection, table):  # who comes late need not wait for a turn
-                    _create_or_let_go(connection, table)
-            return
-        except sa.exc.DBAPIError as error:
-            trouble = diagnose(error.orig or error, database.dialect)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            trouble = diagnose(error, database.dialect)
-    raise StoreUnavailable(f"The sessions table could not be created ({trouble.code}).")
+            for text in self.missing(run(self.look, self.names)):
+                run.plain(text)
+        finally:
+            if self._end is not None:
+                run(self._end, self.names)
 
 
-def _is_complete(connection: sa.Connection, table: sa.Table) -> bool:
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name):
-        return False
-    found = {index["name"] for index in inspector.get_indexes(table.name)}
-    return found.issuperset(index.name for index in table.indexes)
+def _steps(table: sa.Table, dialect: sa.Dialect) -> list[tuple[str, str]]:
+    """Return name and statement for the table, its comments where they are separate, and each index."""
+    made: list[Any] = []
+    table.create(sa.create_mock_engine(f"{dialect.name}://", lambda ddl, *_, **__: made.append(ddl)), checkfirst=False)
+    named = [(ddl.element.name if isinstance(ddl.element, sa.Index) else table.name, ddl) for ddl in made]
+    return [(str(name), str(ddl.compile(dialect=dialect))) for name, ddl in named]
 
 
-def _create_or_let_go(connection: sa.Connection, table: sa.Table) -> None:
-    try:
-        _create_in_turn(connection, table)
-    except BaseException:
-        connection.invalidate()  # back in the pool it could keep the turn, or a transaction, for ever
-        raise
-
-
-def _create_in_turn(connection: sa.Connection, table: sa.Table) -> None:
-    begin, end = _TURN[connection.dialect.name]
-    connection.execute(sa.text(begin), _named(table))
-    try:
-        table.create(connection, checkfirst=True)
-        for index in table.indexes:  # a process that died between the two has left a table without them
-            index.create(connection, checkfirst=True)
-    finally:
-        connection.execute(sa.text(end), _named(table))
-
-
-def _named(table: sa.Table) -> dict[str, Any]:
-    return {"name": f"create {table.name}"}
-
+_MYSQL_LOOK = """
+    SELECT IF(index_name = 'PRIMARY', :table, index_name) FROM information_schema.statistics
+    WHERE table_schema = DATABASE() AND table_name = :table
+"""
+_LOOK = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE tbl_name = :table",
+    "postgresql": """
+        SELECT relname FROM pg_class WHERE pg_table_is_visible(oid) AND (relname = :table OR oid IN
+            (SELECT indexrelid FROM pg_index JOIN pg_class t ON t.oid = indrelid WHERE t.relname = :table))
+    """,
+    "mysql": _MYSQL_LOOK,
+    "mariadb": _MYSQL_LOOK,
+}
 
 _MYSQL_TURN = (
-    "SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), :name)), 60)",
+    f"SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), :name)), {PATIENCE_SECONDS})",
     "SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), :name)))",
 )
 _TURN = {
-    "sqlite": ("BEGIN IMMEDIATE", "COMMIT"),
-    "postgresql": ("SELECT pg_advisory_lock(hashtext(:name))", "SELECT pg_advisory_unlock(hashtext(:name))"),
+    "sqlite": (None, None),  # BEGIN IMMEDIATE is its turn
+    "postgresql": ("SELECT 1 FROM pg_advisory_xact_lock(hashtext(:name))", None),  # ends with the transaction
     "mysql": _MYSQL_TURN,
     "mariadb": _MYSQL_TURN,
 }

@@ -138,7 +138,8 @@ class SessionStore:
         tried: list[tuple[int, int]] = []
 
         def work(run: Execute) -> bool:
-            rows = run(self._sql.lock, {"digest": digest})
+            # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
+            rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
             found = Record._make(rows[0]) if rows else None
             record = change(found)
             base = found.revision if found is not None else 0

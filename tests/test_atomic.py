@@ -147,6 +147,7 @@ def test_an_expiry_that_another_request_has_set_outlives_atomic(database: str) -
     other = Visit(middleware, key)
     other.session.set_expiry(60)
     other.end()
+    visit.session["mine"] = 1
     visit.session.atomic(increment)
     visit.end()
 

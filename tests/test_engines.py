@@ -1,0 +1,390 @@
+"""Engines: the application's own is used and left as it was; a wrong URL is told at once; a fork shares nothing."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool, StaticPool
+
+from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
+from sessionware.record import Lifetime
+from sessionware.store import SessionStore
+from tests.support.clock import Clock
+from tests.support.databases import dialect_of
+from tests.support.rows import new_record, put, random_digest
+from tests.support.wsgi import Browser
+
+SECRET = "hunter2-hunter2"
+PATIENCE = 20.0
+
+
+class Base(DeclarativeBase):
+    """The application's own models."""
+
+
+class Order(Base):
+    """A row of the application's."""
+
+    __tablename__ = "app_order"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(50))
+
+
+# Every way an application may have set up its engine, in SQLAlchemy's words or in its driver's.
+
+
+def _by_option(level: str) -> Callable[[str], sa.Engine]:
+    return lambda url: sa.create_engine(url, isolation_level=level)
+
+
+def _own_events_on_sqlite(url: str) -> sa.Engine:
+    """SQLAlchemy's own recipe for savepoints: the driver does not begin, the engine does."""
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _own_session_setting(url: str) -> sa.Engine:
+    """A connect listener that speaks to the server itself."""
+    statements = {
+        "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "mariadb": "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "sqlite": "PRAGMA read_uncommitted = 1",
+    }
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(statements[dialect_of(url)])
+        cursor.close()
+        connection.commit()
+
+    return engine
+
+
+def _by_driver(url: str) -> sa.Engine:
+    """A connect listener that speaks to the driver."""
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        if engine.driver == "psycopg2":
+            connection.set_session(isolation_level="SERIALIZABLE")
+        elif engine.driver == "psycopg":
+            from psycopg import IsolationLevel
+
+            connection.isolation_level = IsolationLevel.SERIALIZABLE
+        elif engine.dialect.name == "sqlite":
+            connection.isolation_level = "IMMEDIATE"
+        else:
+            connection.autocommit(True)
+
+    return engine
+
+
+ENGINES = [
+    pytest.param(sa.create_engine, id="default"),
+    pytest.param(_by_option("SERIALIZABLE"), id="serializable"),
+    pytest.param(_by_option("AUTOCOMMIT"), id="autocommit"),
+    pytest.param(lambda url: sa.create_engine(url, poolclass=NullPool), id="null-pool"),
+    pytest.param(lambda url: sa.create_engine(url, pool_pre_ping=True, pool_size=1, max_overflow=0), id="pre-ping"),
+    pytest.param(_own_session_setting, id="own-session-setting"),
+    pytest.param(_by_driver, id="own-driver-setting"),
+]
+
+
+@pytest.mark.parametrize("make", ENGINES)
+def test_an_engine_of_the_application_is_left_as_it_was(
+    database: str, clock: Clock, make: Callable[[str], sa.Engine]
+) -> None:
+    """Its connections begin and isolate as before, on the server and in the driver, after every verb of ours."""
+    engine = make(database)
+    _check_left_alone(engine, clock)
+    engine.dispose()
+
+
+def test_a_repeatable_read_engine_is_left_as_it_was(networked: str, clock: Clock) -> None:
+    """As above; SQLite knows no such level."""
+    engine = sa.create_engine(networked, isolation_level="REPEATABLE READ")
+    _check_left_alone(engine, clock)
+    engine.dispose()
+
+
+def test_an_engine_with_the_savepoint_recipe_is_left_as_it_was(sqlite: str, clock: Clock) -> None:
+    """What SQLAlchemy's documentation recommends for SQLite."""
+    engine = _own_events_on_sqlite(sqlite)
+    _check_left_alone(engine, clock)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("make", ENGINES[:3])
+def test_an_open_transaction_of_the_application_is_not_touched(
+    any_engine: str, clock: Clock, make: Callable[[str], sa.Engine]
+) -> None:
+    """Its pending objects are neither committed nor rolled back while sessions come and go."""
+    engine = make(any_engine)
+    Base.metadata.create_all(engine)
+    store = SessionStore(engine, clock=clock)
+    store.create_table()
+    with Session(engine) as orm:
+        orm.add(Order(id=1, name="pending"))
+        if engine.dialect.name != "sqlite":
+            orm.flush()  # on SQLite an open write would keep our writes waiting
+        _use_every_verb(store, clock)
+
+        assert orm.in_transaction() or engine.dialect.name == "sqlite"
+        assert len(orm.new) == (1 if engine.dialect.name == "sqlite" else 0)
+        orm.rollback()
+    with Session(engine) as orm:
+        kept = orm.get(Order, 1)
+        assert (kept is not None) == (make is ENGINES[2].values[0] and engine.dialect.name != "sqlite")
+    engine.dispose()
+
+
+def _one_for_all(_url: str) -> sa.Engine:
+    return sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+
+def _one_a_thread(_url: str) -> sa.Engine:
+    return sa.create_engine("sqlite://")
+
+
+@pytest.mark.parametrize("make", [_one_for_all, _one_a_thread])
+def test_a_database_in_memory_of_the_application_is_shared(clock: Clock, make: Callable[[str], sa.Engine]) -> None:
+    """It has one connection, perhaps with a transaction of the application on it, which stays the application's."""
+    engine = make("")
+    Base.metadata.create_all(engine)
+    store = SessionStore(engine, clock=clock)
+    store.create_table()
+    _check_left_alone(engine, clock)
+    with Session(engine) as orm:
+        orm.add(Order(id=1, name="pending"))
+        orm.flush()
+        key = store.create({"a": 1})
+        assert store.read(key) == {"a": 1}
+        orm.rollback()
+    with Session(engine) as orm:
+        assert orm.get(Order, 1) is None
+    engine.dispose()
+
+
+def test_a_database_in_memory_serves_threads(clock: Clock) -> None:
+    """A URL of ours: all threads take turns with the one connection there is."""
+    app = SessionMiddleware(_count, "sqlite://", clock=clock, purge_interval=None)
+    browsers = [Browser(app, clock=clock) for _ in range(8)]
+    threads = [threading.Thread(target=lambda b=b: [b.get("/") for _ in range(20)]) for b in browsers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert [browser.get("/").text for browser in browsers] == ["21"] * 8
+    assert app.store.count() == 8
+    app.store.database.engine.dispose()
+
+
+# What is wrong is told at construction
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("", "database URL", id="empty"),
+        pytest.param("no url at all", "database URL", id="text"),
+        pytest.param(f"postgresql://bob:{SECRET}@host:port/x", "database URL", id="port"),
+        pytest.param(f"oracle://bob:{SECRET}@host/x", "must be one of", id="dialect"),
+        pytest.param(f"mssql+pyodbc://bob:{SECRET}@host/x", "must be one of", id="other-dialect"),
+        pytest.param(f"unheard://bob:{SECRET}@host/x", "must be one of", id="unknown"),
+        pytest.param(f"postgresql+nodriver://bob:{SECRET}@host/x", "driver", id="unknown-driver"),
+        pytest.param(f"postgresql+pg8000://bob:{SECRET}@host/x", "not installed", id="missing-driver"),
+        pytest.param(f"mysql+mysqlconnector://bob:{SECRET}@host/x", "not installed", id="missing-mysql-driver"),
+        pytest.param(f"postgresql+asyncpg://bob:{SECRET}@host/x", "not installed", id="asynchronous"),
+        pytest.param("sqlite:///x.db?timeout=soon", "option", id="option"),
+        pytest.param(None, "database URL", id="none"),
+        pytest.param(7, "database URL", id="number"),
+        pytest.param(object(), "database URL", id="object"),
+    ],
+)
+def test_a_wrong_database_is_told_at_once(url: Any, says: str) -> None:
+    """Which rule it breaks, and never its password."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        SessionMiddleware(_count, url)
+
+    assert SECRET not in _everything_of(caught.value)
+
+
+def test_an_asynchronous_engine_is_refused() -> None:
+    """WSGI waits for nobody's event loop."""
+    engine = sa.create_engine("sqlite://")
+    engine.dialect.is_async = True
+
+    with pytest.raises(ConfigurationError, match="WSGI"):
+        SessionStore(engine)
+
+
+@pytest.mark.parametrize("wrap", [str, sa.make_url, sa.create_engine], ids=["text", "url", "engine"])
+def test_no_password_in_what_is_shown_of_a_store(wrap: Callable[[str], Any]) -> None:
+    """Neither in its repr nor in what an unreachable database leads to."""
+    store = SessionStore(wrap(f"postgresql+psycopg://bob:{SECRET}@127.0.0.1:1/x"))
+    with pytest.raises(StoreUnavailable) as caught:
+        store.count()
+
+    assert SECRET not in _everything_of(caught.value)
+    assert SECRET not in repr((store, store.database, store.database.engine))
+
+
+# Forks
+
+
+@pytest.mark.parametrize("borrowed", [False, True], ids=["url", "engine"])
+def test_a_forked_child_uses_connections_of_its_own(database: str, clock: Clock, borrowed: bool) -> None:
+    """Four children of a process with open connections ask at once; nobody reads another's answers."""
+    store = SessionStore(sa.create_engine(database) if borrowed else database, clock=clock)
+    made = {number: store.create({"number": number}) for number in range(5)}
+
+    def ask(number: int) -> bool:
+        return all(store.read(made[number]) == {"number": number} for _ in range(50))
+
+    children = [_fork(lambda n=n: ask(n)) for n in range(4)]
+    mine = ask(4)
+
+    assert [_join(child) for child in children] == [True] * 4
+    assert mine
+    assert ask(0)
+    assert store.create({}) is not None
+    store.database.engine.dispose()
+
+
+def test_a_forked_child_may_write_while_its_parent_does(sqlite: str, clock: Clock) -> None:
+    """The queue of writers is held by a thread of the parent that the child does not have."""
+    store = SessionStore(f"{sqlite}?timeout=10", clock=clock)
+    store.create_table()
+    with store.database.turn():
+        held = threading.Thread(target=lambda: None)
+        held.start()
+        held.join()
+        child = _fork(lambda: bool(store.create({"a": 1})))
+
+        assert _join(child)
+    assert store.count() == 1
+
+
+def test_a_fork_from_a_thread_that_does_not_hold_the_queue(sqlite: str, clock: Clock) -> None:
+    """As above, with the queue held by another thread: the one that will never release it in the child."""
+    store = SessionStore(f"{sqlite}?timeout=10", clock=clock)
+    store.create_table()
+    holds, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.database.turn():
+            holds.set()
+            done.wait(PATIENCE)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(PATIENCE)
+    child = _fork(lambda: bool(store.create({"a": 1})))
+    found = _join(child)
+    done.set()
+    holder.join()
+
+    assert found
+
+
+def _count(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    session = environ["sessionware.session"]
+    session["n"] = session.get("n", 0) + 1
+    start_response("200 OK", [])
+    return [str(session["n"]).encode()]
+
+
+def _use_every_verb(store: SessionStore, clock: Clock) -> None:
+    now = int(clock())
+    seen = new_record(now, user_id="bob")
+    digest, new = put(store, seen), random_digest()
+    assert store.touch_unseen(digest, Lifetime(), now)
+    assert store.update(digest, seen, seen.revision, now)
+    assert store.rotate(digest, new, seen, seen.revision, now)
+    store.modify(new, lambda found: seen, now)
+    assert not store.insert(new, new_record(now))
+    assert store.load_any([new, digest])
+    with pytest.raises(keys.KeyTaken):
+        store.rotate(new, digest, seen, seen.revision, now)
+    with pytest.raises(LookupError):
+        store.modify(new, _refuse, now)
+    assert store.sessions_of("bob")
+    assert store.revoke_user("bob") == 1
+    store.purge()
+    store.revoke_all()
+
+
+def _refuse(_found: object) -> Any:
+    raise LookupError
+
+
+def _check_left_alone(engine: sa.Engine, clock: Clock) -> None:
+    before = _manners(engine)
+    store = SessionStore(engine, clock=clock)
+    store.create_table()
+    assert _manners(engine) == before
+    _use_every_verb(store, clock)
+
+    assert _manners(engine) == before
+    assert store.database.in_use() == 0
+
+
+def _manners(engine: sa.Engine) -> dict[str, Any]:
+    """Return how a connection of *engine* behaves, as the server, SQLAlchemy and the driver tell it."""
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        found: dict[str, Any] = {
+            "level": connection.get_isolation_level(),
+            "default": connection.default_isolation_level,
+        }
+        if engine.dialect.name == "sqlite":
+            found["driver"] = driver.isolation_level
+        elif engine.dialect.name == "postgresql":
+            found["driver"] = (driver.autocommit, driver.isolation_level)
+            found["session"] = connection.exec_driver_sql("SHOW default_transaction_isolation").scalar_one()
+            found["now"] = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        else:
+            found["driver"] = bool(driver.get_autocommit())
+            found["session"] = tuple(connection.exec_driver_sql("SELECT @@autocommit, @@tx_isolation").one())
+        return found
+
+
+def _everything_of(error: BaseException | None) -> str:
+    """Return all that a traceback could show of an error, with its causes and the locals of its frames."""
+    shown = []
+    while error is not None:
+        shown.append(repr(error) + str(error) + repr(vars(error)))
+        assert error.__cause__ is None
+        error = error.__context__
+    return "\n".join(shown)
+
+
+def _fork(work: Callable[[], bool]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return child
+
+
+def _join(child: int) -> bool:
+    return os.waitpid(child, 0)[1] == 0
