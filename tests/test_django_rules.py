@@ -181,6 +181,18 @@ def test_S4d_a_session_rotated_meanwhile_is_400_and_sets_no_cookie(site: Site) -
     assert site.store.count() == 1
 
 
+def test_S4d_reading_with_an_outdated_key_sets_no_cookie(site: Site) -> None:
+    """S4d: it reads as empty; a clearing cookie could meet the new one in the browser and take it away."""
+    site.visit(write)
+    old = site.browser.jar.header_for(site.browser.url, site.clock())
+    site.visit(lambda session: session.cycle_key())
+
+    for action in (read, rewrite):
+        reply = site.visit(action, cookie=old)
+        assert (reply.set_cookies, reply.header("Vary")) == ([], "Cookie")
+    assert site.look(read) == 1
+
+
 def test_S4e_what_cannot_be_stored_is_an_error_of_the_application(site: Site) -> None:
     """S4e: it comes out of the middleware as it is, before any byte has left."""
     with pytest.raises(UnstorableValue, match="'a'"):

@@ -215,6 +215,25 @@ def test_a_hijacked_connection_may_change_its_session(sqlite: str, hijack: Any) 
     assert "dropped" in site.kinds()
 
 
+@pytest.mark.parametrize("body", [[], [b"a"], ()], ids=["empty list", "list", "tuple"])
+def test_an_application_that_forgets_to_answer_stores_nothing(sqlite: str, body: Any) -> None:
+    """W6: it is a mistake, and the server says so."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/first":
+            return answering(lambda: [b""], write)(environ, start_response)
+        environ[KEY]["a"] = 2
+        return body
+
+    site = Site(sqlite, app, bare=True)
+    site.browser.get("/first")
+    (cookie,) = site.browser.jar.stored.values()
+    result = site.middleware(make_environ(cookie=f"{cookie.name}={cookie.value}"), _never)
+
+    assert result is body
+    assert site.store.read(cookie.value) == {"a": 1}
+
+
 def test_no_connection_is_held_while_a_hijacked_connection_lasts(sqlite: str) -> None:
     """W25: it may last for hours."""
     out: list[int] = []
@@ -430,6 +449,25 @@ def test_reading_while_the_body_is_sent_writes_nothing(sqlite: str) -> None:
         site.browser.get("/")
 
     assert calls.verbs == ["SELECT"]
+
+
+def test_a_stream_extends_its_session_once(sqlite: str) -> None:
+    """At the headers, where the cookie is sent, and not again at the end of an hour of streaming."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ[KEY].setdefault("items", [1])
+        start_response("200 OK", list(PLAIN))
+        yield b"a"
+        site.clock.advance(3600)
+        assert environ[KEY]["items"] == [1]
+        yield b"b"
+
+    site = Site(sqlite, app, bare=True, save_every_request=True, purge_interval=None)
+    site.browser.get("/")
+    with statements(site.store.database.engine) as calls:
+        site.browser.get("/")
+
+    assert calls.verbs == ["SELECT", "UPDATE"]
 
 
 @pytest.mark.parametrize("read_before", [False, True], ids=["untouched before", "read before"])
