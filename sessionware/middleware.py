@@ -54,6 +54,9 @@ class SessionMiddleware:
     thread starts: the middleware may be made before a server forks its workers.
     """
 
+    session_class: type[Session] = Session
+    """What the application gets; the adapters of frameworks have more methods."""
+
     def __init__(
         self,
         app: "WSGIApplication",
@@ -141,7 +144,7 @@ class SessionMiddleware:
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        session = environ[self.environ_key] = self.session_class(self._settings, environ.get("HTTP_COOKIE"))
         return session
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
