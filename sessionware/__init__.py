@@ -11,6 +11,7 @@ The way of a request, in the order of the files:
     merge        what I changed and what the other request changed, both kept
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
     store        records <-> rows, one statement for each verb
+    purge        removing expired rows in batches
     table        the table and its statements
     schema       creating it while many processes start
     database     connections, transactions, and their errors made ours

@@ -51,7 +51,7 @@ _LOCKS = {
 }
 
 
-class DuplicateKey(Exception):
+class DuplicateKey(StoreUnavailable):
     """An INSERT or a change of key met a row that has this key already."""
 
 
@@ -68,6 +68,8 @@ class _Failed(Exception):
 
     No variable may keep it: with its traceback that is a cycle, and the request would stay in memory.
     """
+
+    unsafe = False  # the connection may still hold a lock, or a transaction
 
     def __init__(self, error: Exception, trouble: Trouble | None = None) -> None:
         super().__init__()  # without the driver's text: should closing the connection fail too, both are logged
@@ -175,11 +177,12 @@ class Database:
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
 
-        *work* gets a function that runs statements, each on its own in autocommit. Raises as `write` does.
+        *work* gets a function that runs statements, each on its own in autocommit, and starts anew if the
+        connection breaks. Raises as `write` does.
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._insist(partial(self._while_locked, name), work, repeatable=False)
+        return self._insist(partial(self._while_locked, name), work, repeatable=True)
 
     def turn(self) -> AbstractContextManager[object]:
         """Return the queue of this process's writers.
@@ -229,7 +232,8 @@ class Database:
             execute.plain(commit)
         except Exception:
             # After a lock timeout MariaDB keeps the earlier statements of a transaction pending.
-            execute.plain(rollback)
+            if not _is_over(connection):
+                _surely(partial(execute.plain, rollback))
             raise
         return result
 
@@ -244,7 +248,7 @@ class Database:
         try:
             return work(execute)
         finally:
-            execute(unlock, {"name": name})
+            _surely(partial(execute, unlock, {"name": name}))
 
     def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
         """Run *step* with *value* once, or as often as its troubles allow within our patience."""
@@ -280,7 +284,7 @@ class Database:
             result = step(connection.dbapi_connection, value)
         except _Failed as failed:
             failed.trouble = diagnose(failed.error, self.dialect, connection.dbapi_connection)
-            self._return_after(failed.trouble, connection, pool, restore)
+            self._return_after(failed, connection, pool, restore)
             raise
         except Exception:
             self._give_back(connection, restore)
@@ -326,11 +330,12 @@ class Database:
                 return None
         return connection.close()
 
-    def _return_after(self, trouble: Trouble, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
-        if trouble.kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE):
+    def _return_after(self, failed: _Failed, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
+        kind = failed.trouble.kind
+        if kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE) and not failed.unsafe:
             return self._give_back(connection, restore)
         connection.invalidate()
-        if trouble.kind is Kind.LOST and self.engine.pool is pool:
+        if kind is Kind.LOST and self.engine.pool is pool:
             self._drop_all()  # what broke this connection has broken those that lie idle
         return None
 
@@ -352,6 +357,23 @@ def _bounds(connection: Connection, dialect: sa.Dialect) -> tuple[str, str, str]
     return _BEGIN.get(dialect.name, "BEGIN"), "COMMIT", "ROLLBACK"
 
 
+def _surely(step: Callable[[], object]) -> None:
+    """Run the *step* that ends a transaction or lets a lock go; nobody gets the connection if it fails."""
+    try:
+        step()
+    except _Failed as failed:
+        failed.unsafe = True
+        raise
+
+
+def _is_over(connection: Connection) -> bool:
+    """Return whether SQLite has ended the transaction itself, as on a full disk; a ROLLBACK is an error then."""
+    try:
+        return not getattr(connection, "in_transaction", True)
+    except Exception:
+        return False
+
+
 def _restored(connection: PoolProxiedConnection, restore: Callable[[], object]) -> bool:
     try:
         restore()
@@ -365,7 +387,7 @@ def _restored(connection: PoolProxiedConnection, restore: Callable[[], object]) 
 
 def _as_ours(trouble: Trouble) -> Exception:
     if trouble.kind is Kind.DUPLICATE:
-        return DuplicateKey()
+        return DuplicateKey("A row that has this key stands in the way.")
     if trouble.kind is Kind.NO_TABLE:
         return TableMissing("The sessions table does not exist: run `sessionware init`, or pass create_table=True.")
     if trouble.kind is Kind.LOST:

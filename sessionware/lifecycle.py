@@ -232,6 +232,7 @@ class Lifecycle:
 
     def _create(self, text: str) -> None:
         draft = self._draft(text)
+        draft = draft._replace(expires_at=self._settings.lifetime.first_end(draft))
         key = self._store.insert_new(draft)
         self._stored(key, draft, Outcome.CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
@@ -458,7 +459,7 @@ class Lifecycle:
         A database that fails here fails nobody: the values have been read, and the next use tries again.
         """
         record, now, lifetime = self.record, self.now(), self._settings.lifetime
-        if record is None or now <= record.used_at:
+        if record is None or now < record.used_at:
             return
         if not (self._settings.extend_always or lifetime.is_due(record, now)):
             return

@@ -54,6 +54,9 @@ class SessionMiddleware:
     thread starts: the middleware may be made before a server forks its workers.
     """
 
+    session_class: type[Session] = Session
+    """What the application gets; the adapters of frameworks have more methods."""
+
     def __init__(
         self,
         app: "WSGIApplication",
@@ -69,6 +72,7 @@ class SessionMiddleware:
         idle_timeout: timedelta | int = _IDLE,
         absolute_timeout: timedelta | int | None = _ABSOLUTE,
         expire_at_browser_close: bool = False,
+        unconfirmed_timeout: timedelta | int | None = None,
         save_every_request: bool = False,
         max_bytes: int = 1_048_576,
         on_conflict: OnConflict | None = None,
@@ -92,7 +96,7 @@ class SessionMiddleware:
             samesite=cookie_samesite,
             partitioned=options.flag("cookie_partitioned", cookie_partitioned),
         )
-        lifetime = _lifetime(idle_timeout, absolute_timeout, expire_at_browser_close)
+        lifetime = _lifetime(idle_timeout, absolute_timeout, unconfirmed_timeout, expire_at_browser_close)
         self.store = _store(database, lifetime, codec, create_table, on_event, clock)
         self._settings = SessionSettings(
             store=self.store,
@@ -140,7 +144,7 @@ class SessionMiddleware:
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        session = environ[self.environ_key] = self.session_class(self._settings, environ.get("HTTP_COOKIE"))
         return session
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
@@ -282,12 +286,17 @@ class SessionMiddleware:
             self._purge_at = self._settings.clock() + _PURGE_SOON_SECONDS
 
 
-def _lifetime(idle: timedelta | int, absolute: timedelta | int | None, browser: bool) -> Lifetime:
+def _lifetime(
+    idle: timedelta | int, absolute: timedelta | int | None, unconfirmed: timedelta | int | None, browser: bool
+) -> Lifetime:
     idle_seconds = options.seconds("idle_timeout", idle)
     limit = None if absolute is None else options.seconds("absolute_timeout", absolute)
     if limit is not None and idle_seconds > limit and idle != _IDLE:
         raise ConfigurationError("idle_timeout must not exceed absolute_timeout; raise that, or set it to None.")
-    return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser))
+    first = None if unconfirmed is None else options.seconds("unconfirmed_timeout", unconfirmed)
+    if first is not None and first > idle_seconds:
+        raise ConfigurationError("unconfirmed_timeout must not exceed idle_timeout: it is to be shorter.")
+    return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser), first)
 
 
 def _store(

@@ -18,11 +18,16 @@ from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, Execute, Statement, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
+from .purge import Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
-from .table import TABLE_NAME, Statements, make_table
+from .table import TABLE_NAME, Statements, make_table, numbered
 
 _PAGE = 1000
+
+# How often a change may lose its connection: once to the staleness of one that lay idle. What breaks each
+# one anew is no accident: a server that has become read-only, or a packet that it does not take.
+_LOSSES = 2
 
 _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
@@ -76,22 +81,22 @@ class SessionStore:
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
-        rows = self._read(self._sql.load_any, _numbered(digests, 4))
+        rows = self._read(self._sql.load_any, numbered(digests, 4))
         return {bytes(row[0]): Record._make(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
-        try:
-            return self._write(self._sql.insert, _row(digest, record)) == 1
-        except DuplicateKey:
+        for _ in range(_LOSSES):
+            try:
+                return self._write(self._sql.insert, _row(digest, record)) == 1
+            except DuplicateKey:
+                lost = StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
+            except ConnectionLost as error:
+                lost = error
             found = self.load(digest)
-        except ConnectionLost:
-            found = self.load(digest)
-            if found is None:
-                return self.insert(digest, record)
-        if found is None:
-            raise StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
-        return found.revision == record.revision
+            if found is not None:
+                return found.revision == record.revision
+        raise lost
 
     def update(self, digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Store *record* over the live row whose revision is *base*; return whether that row was still there.
@@ -99,11 +104,15 @@ class SessionStore:
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
-        try:
-            return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
-        except ConnectionLost:
+        for _ in range(_LOSSES):
+            try:
+                return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
+            except ConnectionLost as error:
+                lost = error
             found = self.load(digest)
-        return self._settle(found, record, base, lambda: self.update(digest, record, base, now))
+            if found is None or found.revision != base:
+                return _became_of(found, record)
+        raise lost
 
     def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
@@ -111,16 +120,20 @@ class SessionStore:
         A tombstone takes the old place, in the same transaction. Returns as `update` does; raises
         KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
         """
-        try:
-            return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
-        except DuplicateKey:
-            raise keys.KeyTaken from None
-        except ConnectionLost:
+        for _ in range(_LOSSES):
+            try:
+                return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
+            except DuplicateKey:
+                raise keys.KeyTaken from None
+            except ConnectionLost as error:
+                lost = error
             moved = self.load(new_digest)
-        if moved is not None and moved.revision == record.revision:
-            return True
-        again = self.load(digest)
-        return self._settle(again, record, base, lambda: self.rotate(digest, new_digest, record, base, now))
+            if moved is not None and moved.revision == record.revision:
+                return True
+            found = self.load(digest)
+            if found is None or found.revision != base:
+                return _became_of(found, record)
+        raise lost
 
     def modify(
         self,
@@ -148,20 +161,21 @@ class SessionStore:
                 return self._move(run, digest, new_digest, record, base, now)
             return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
 
-        try:
-            self.database.transaction(work)
-            return
-        except DuplicateKey:
-            raise keys.KeyTaken from None
-        except ConnectionLost as error:
-            lost = error
-        here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
-        revisions = {found.revision for found in (here, there) if found is not None}
-        if tried and tried[-1][1] in revisions:
-            return
-        if tried and tried[-1][0] not in revisions:
-            raise lost
-        self.modify(digest, change, now, new_digest)
+        for _ in range(_LOSSES):
+            try:
+                self.database.transaction(work)
+                return
+            except DuplicateKey:
+                raise keys.KeyTaken from None
+            except ConnectionLost as error:
+                lost = error
+            here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
+            revisions = {found.revision for found in (here, there) if found is not None}
+            if tried and tried[-1][1] in revisions:
+                return
+            if tried and tried[-1][0] not in revisions:
+                break
+        raise lost
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
         # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
@@ -177,7 +191,7 @@ class SessionStore:
         touched, rotated or ended the session since. Returns whether it hit. Raises StoreUnavailable.
         """
         end = record.expires_at
-        values = {"p_used_at": now, "p_expires_at": end, "p_purge_hour": purge_hour(end), "digest": digest}
+        values = {"p_used_at": now, "p_expires_at": end, "digest": digest}
         values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
         return self._write(self._sql.touch, values, repeatable=True) == 1
 
@@ -200,7 +214,7 @@ class SessionStore:
         """
         digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
         since, now = _microseconds(moment), int(self.clock())
-        for began, ended, expires_at, kept in self._read(self._sql.find_marks, _numbered(digests, 2)):
+        for began, ended, expires_at, kept in self._read(self._sql.find_marks, numbered(digests, 2)):
             going_on = expires_at > now if ended is None else ended >= since
             if (began >= since or (moved and going_on)) and kept not in handles:
                 return True
@@ -293,7 +307,7 @@ class SessionStore:
         ended, last = 0, b""
         while page := self._read(self._sql.list_page, {"after": last, "size": _PAGE}):
             digests = [bytes(row[0]) for row in page]
-            ended += self._write(*self._deletion(digests, _PAGE, expired=False), repeatable=True)
+            ended += self._write(self._sql.delete_all_of(_PAGE), numbered(digests, _PAGE), repeatable=True)
             last = digests[-1]
         self._finish_mark(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
@@ -313,8 +327,8 @@ class SessionStore:
         Raises StoreUnavailable.
         """
 
-        def work(run: Callable[[Statement, Mapping[str, Any]], Any]) -> int:
-            return self._purge(run, batch_size, max_batches, on_batch)
+        def work(run: Run) -> int:
+            return remove_expired(run, self._sql, int(self.clock()), batch_size, max_batches, on_batch)
 
         try:
             removed = self.database.elected(self.table.name, work)
@@ -323,35 +337,6 @@ class SessionStore:
         if removed:
             self.events.emit("purged", reason=f"{removed} rows")
         return removed or 0
-
-    def _purge(
-        self,
-        run: Callable[[Statement, Mapping[str, Any]], Any],
-        batch_size: int,
-        max_batches: int | None,
-        on_batch: Callable[[int], object] | None,
-    ) -> int:
-        now = int(self.clock())
-        wanted = {"hour": purge_hour(now), "now": now, "size": batch_size}
-        removed = batches = 0
-        while max_batches is None or batches < max_batches:
-            began = time.monotonic()
-            # In the order of the primary key, as requests lock: an index order would deadlock on MariaDB.
-            digests = sorted(bytes(row[0]) for row in run(self._sql.list_expired, wanted))
-            if not digests:
-                break
-            statement, values = self._deletion(digests, batch_size, expired=True)
-            removed += run(statement, values | {"now": now})
-            batches += 1
-            if on_batch is not None:
-                on_batch(len(digests))
-            if len(digests) < batch_size:
-                break
-            time.sleep(time.monotonic() - began)
-        return removed
-
-    def _deletion(self, digests: Sequence[bytes], size: int, *, expired: bool) -> tuple[Statement, dict[str, Any]]:
-        return self._sql.delete_all_of(size, expired=expired), _numbered(digests, size)
 
     def _live(self, session_key: str) -> Record | None:
         if not keys.is_key(session_key):
@@ -377,14 +362,6 @@ class SessionStore:
     def _finish_mark(self, user_id: str | None, stamp: int) -> None:
         values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
         self._write(self._sql.finish_mark, values, repeatable=True)
-
-    def _settle(self, found: Record | None, mine: Record, base: int, again: Callable[[], bool | None]) -> bool | None:
-        """Find out, after a broken connection, what became of a change: our own revision tells."""
-        if found is None or found.is_tombstone():
-            return False
-        if found.revision == mine.revision:
-            return True
-        return again() if found.revision == base else None
 
     def _read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         try:
@@ -414,6 +391,13 @@ class SessionStore:
 _COLUMNS = [f"p_{name}" for name in Record._fields]
 
 
+def _became_of(found: Record | None, mine: Record) -> bool | None:
+    """Return, after a broken connection, whether the change *mine* was made; None: nobody can tell any more."""
+    if found is None or found.is_tombstone():
+        return False
+    return True if found.revision == mine.revision else None
+
+
 def _row(digest: bytes, record: Record) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(_COLUMNS, record, strict=True))
     values["p_digest"] = digest
@@ -426,11 +410,6 @@ def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int)
     values = _row(new_digest, record)
     values["digest"], values["base"], values["now"] = digest, base, now
     return values
-
-
-def _numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
-    """Name *digests* for a statement that takes *count* of them; the last one fills the empty places."""
-    return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
 
 
 def _tombstone(now: int) -> Record:

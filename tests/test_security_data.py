@@ -427,9 +427,7 @@ def zone() -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.parametrize("start", [1_793_509_200.0, 1_772_953_200.0, 1_800_000_000.0], ids=["fall", "spring", "plain"])
-def test_s71_an_hour_is_an_hour_in_every_time_zone(
-    database: str, zone: Callable[[str], None], start: float
-) -> None:
+def test_s71_an_hour_is_an_hour_in_every_time_zone(database: str, zone: Callable[[str], None], start: float) -> None:
     """Workers and database connections in different zones, over the hours that summer time takes and gives."""
     clock = Clock(start)
     engines, sites = [], []

@@ -46,4 +46,4 @@ def test_every_row_compares_with_the_four_peers() -> None:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
 
         assert cells[2][0] in "✓✗"
-        assert all(cell in ("✓", "✗", "–") for cell in cells[3:7]), line
+        assert all(cell in ("✓", "✗", "\u2013") for cell in cells[3:7]), line

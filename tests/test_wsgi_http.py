@@ -213,9 +213,7 @@ def test_what_tells_nothing_of_the_session_does_not_vary(site: Site, action: Any
         pytest.param([("Cache-Control", "public, max-age=600")], ["no-store"], id="public"),
         pytest.param([("cache-control", "s-maxage=600")], ["no-store"], id="shared age"),
         pytest.param([("Cache-Control", "Private, No-Store")], ["Private, No-Store"], id="forbidden already"),
-        pytest.param(
-            [("Cache-Control", "private"), ("Cache-Control", "no-store")], ["no-store"], id="in two"
-        ),
+        pytest.param([("Cache-Control", "private"), ("Cache-Control", "no-store")], ["no-store"], id="in two"),
         pytest.param([("Cache-Control", 'private="no-store"')], ["no-store"], id="only in a name"),
         pytest.param([("Surrogate-Control", "max-age=600")], ["no-store"], id="for a surrogate"),
         pytest.param([("CDN-Cache-Control", "public"), ("X-CDN-Cache-Control", "x")], ["no-store"], id="for a CDN"),
