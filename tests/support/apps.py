@@ -100,6 +100,17 @@ def restarting(action: Action, status: str = "200 OK", headers: Any = PLAIN) -> 
     return app
 
 
+def answering(body: Callable[[], Any], action: Action = nothing, status: str = "200 OK") -> Any:
+    """Return an application that does *action* and answers with *body*."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        action(environ[KEY])
+        start_response(status, list(PLAIN))
+        return body()
+
+    return app
+
+
 SHAPES: dict[str, Shape] = {
     "list": as_list,
     "tuple": as_tuple,
