@@ -51,7 +51,7 @@ _LOCKS = {
 }
 
 
-class DuplicateKey(Exception):
+class DuplicateKey(StoreUnavailable):
     """An INSERT or a change of key met a row that has this key already."""
 
 
@@ -387,7 +387,7 @@ def _restored(connection: PoolProxiedConnection, restore: Callable[[], object]) 
 
 def _as_ours(trouble: Trouble) -> Exception:
     if trouble.kind is Kind.DUPLICATE:
-        return DuplicateKey()
+        return DuplicateKey("A row that has this key stands in the way.")
     if trouble.kind is Kind.NO_TABLE:
         return TableMissing("The sessions table does not exist: run `sessionware init`, or pass create_table=True.")
     if trouble.kind is Kind.LOST:

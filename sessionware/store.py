@@ -25,6 +25,10 @@ from .table import TABLE_NAME, Statements, make_table, numbered
 
 _PAGE = 1000
 
+# How often a change may lose its connection: once to the staleness of one that lay idle. What breaks each
+# one anew is no accident: a server that has become read-only, or a packet that it does not take.
+_LOSSES = 2
+
 _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
 
@@ -82,17 +86,17 @@ class SessionStore:
 
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
-        try:
-            return self._write(self._sql.insert, _row(digest, record)) == 1
-        except DuplicateKey:
+        for _ in range(_LOSSES):
+            try:
+                return self._write(self._sql.insert, _row(digest, record)) == 1
+            except DuplicateKey:
+                lost = StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
+            except ConnectionLost as error:
+                lost = error
             found = self.load(digest)
-        except ConnectionLost:
-            found = self.load(digest)
-            if found is None:
-                return self.insert(digest, record)
-        if found is None:
-            raise StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
-        return found.revision == record.revision
+            if found is not None:
+                return found.revision == record.revision
+        raise lost
 
     def update(self, digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Store *record* over the live row whose revision is *base*; return whether that row was still there.
@@ -100,11 +104,15 @@ class SessionStore:
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
-        try:
-            return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
-        except ConnectionLost:
+        for _ in range(_LOSSES):
+            try:
+                return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
+            except ConnectionLost as error:
+                lost = error
             found = self.load(digest)
-        return self._settle(found, record, base, lambda: self.update(digest, record, base, now))
+            if found is None or found.revision != base:
+                return _became_of(found, record)
+        raise lost
 
     def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
@@ -112,16 +120,20 @@ class SessionStore:
         A tombstone takes the old place, in the same transaction. Returns as `update` does; raises
         KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
         """
-        try:
-            return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
-        except DuplicateKey:
-            raise keys.KeyTaken from None
-        except ConnectionLost:
+        for _ in range(_LOSSES):
+            try:
+                return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
+            except DuplicateKey:
+                raise keys.KeyTaken from None
+            except ConnectionLost as error:
+                lost = error
             moved = self.load(new_digest)
-        if moved is not None and moved.revision == record.revision:
-            return True
-        again = self.load(digest)
-        return self._settle(again, record, base, lambda: self.rotate(digest, new_digest, record, base, now))
+            if moved is not None and moved.revision == record.revision:
+                return True
+            found = self.load(digest)
+            if found is None or found.revision != base:
+                return _became_of(found, record)
+        raise lost
 
     def modify(
         self,
@@ -149,20 +161,21 @@ class SessionStore:
                 return self._move(run, digest, new_digest, record, base, now)
             return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
 
-        try:
-            self.database.transaction(work)
-            return
-        except DuplicateKey:
-            raise keys.KeyTaken from None
-        except ConnectionLost as error:
-            lost = error
-        here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
-        revisions = {found.revision for found in (here, there) if found is not None}
-        if tried and tried[-1][1] in revisions:
-            return
-        if tried and tried[-1][0] not in revisions:
-            raise lost
-        self.modify(digest, change, now, new_digest)
+        for _ in range(_LOSSES):
+            try:
+                self.database.transaction(work)
+                return
+            except DuplicateKey:
+                raise keys.KeyTaken from None
+            except ConnectionLost as error:
+                lost = error
+            here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
+            revisions = {found.revision for found in (here, there) if found is not None}
+            if tried and tried[-1][1] in revisions:
+                return
+            if tried and tried[-1][0] not in revisions:
+                break
+        raise lost
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
         # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
@@ -350,14 +363,6 @@ class SessionStore:
         values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
         self._write(self._sql.finish_mark, values, repeatable=True)
 
-    def _settle(self, found: Record | None, mine: Record, base: int, again: Callable[[], bool | None]) -> bool | None:
-        """Find out, after a broken connection, what became of a change: our own revision tells."""
-        if found is None or found.is_tombstone():
-            return False
-        if found.revision == mine.revision:
-            return True
-        return again() if found.revision == base else None
-
     def _read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         try:
             rows = self.database.read(statement, values)
@@ -384,6 +389,13 @@ class SessionStore:
 
 
 _COLUMNS = [f"p_{name}" for name in Record._fields]
+
+
+def _became_of(found: Record | None, mine: Record) -> bool | None:
+    """Return, after a broken connection, whether the change *mine* was made; None: nobody can tell any more."""
+    if found is None or found.is_tombstone():
+        return False
+    return True if found.revision == mine.revision else None
 
 
 def _row(digest: bytes, record: Record) -> dict[str, Any]:

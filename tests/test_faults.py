@@ -163,6 +163,18 @@ def _deadlock(engine: Engine) -> BaseException:
     return busy
 
 
+def _duplicate(engine: Engine) -> BaseException:
+    """What a driver says of a constraint, where nobody expects one: an application may add its own."""
+    dbapi: Any = engine.dialect.loaded_dbapi
+    if engine.dialect.name == "postgresql":
+        return dbapi.errors.UniqueViolation(SECRET)  # type: ignore[no-any-return]
+    if engine.dialect.name == "mysql":
+        return driver_error(engine, "IntegrityError", 1062, SECRET)
+    error = driver_error(engine, "IntegrityError", SECRET)
+    error.sqlite_errorcode = 2067  # type: ignore[attr-defined]
+    return error
+
+
 def _driver(name: str) -> Callable[[Engine], BaseException]:
     return lambda engine: driver_error(engine, name, SECRET)
 
@@ -177,14 +189,21 @@ class Kind:
     passes: bool = False
 
 
-BEFORE_ONLY = {"deadlock"}  # the database has undone it, so it has not happened
-ON_SERVERS = {"operational", "disconnect", "deadlock", "read-only", "killed"}  # the rest is the same on every engine
+BEFORE_ONLY = {"deadlock", "integrity"}  # the database has undone it: it has not happened
+ON_SERVERS = {
+    "operational",
+    "disconnect",
+    "deadlock",
+    "integrity",
+    "read-only",
+    "killed",
+}  # the rest is the same on every engine
 KINDS = {
     "operational": Kind(_driver("OperationalError")),
     "disconnect": Kind(_driver("OperationalError"), disconnect=True, heals=True),
     "reset": Kind(lambda engine: ConnectionResetError(104, SECRET), heals=True),
     "deadlock": Kind(_deadlock, heals=True),
-    "integrity": Kind(_driver("IntegrityError")),
+    "integrity": Kind(_duplicate),
     "programming": Kind(_driver("ProgrammingError")),
     "read-only": Kind(_read_only),
     "pool": Kind(lambda engine: PoolTimeout(SECRET)),

@@ -69,6 +69,12 @@ class SessionMachine(RuleBasedStateMachine):
             self.connections.__exit__(None, None, None)
             self.folder.cleanup()
 
+    @rule(seconds=st.sampled_from([1, 499, 500, 700, 5000, IDLE - 1]))
+    def read_after(self, seconds: int) -> None:
+        self.site.clock.advance(seconds)
+        self.notice_the_end()
+        self.request(lambda session: None)
+
     @rule(name=names, value=values)
     def set(self, name: str, value: Any) -> None:
         self.change(lambda session: session.__setitem__(name, deepcopy(value)))

@@ -180,6 +180,19 @@ def test_login_as_another_drops_the_values(site: Site) -> None:
     assert (again, again.user_id, again.get_expiry_age()) == ({"b": 2}, "bob", 1209600)
 
 
+def test_login_as_another_drops_what_is_added_meanwhile(site: Site) -> None:
+    """CVE-2014-0482: merging must not bring it back."""
+    key = site.store.create({"secret": 1}, user_id="ann")
+    session, other = opened(site, key), opened(site, key)
+    session.login("bob")
+    other["late"] = 2
+    other.commit()
+    session["b"] = 3
+    session.commit()
+
+    assert opened(site, session.session_key) == {"b": 3}
+
+
 def test_login_as_the_same_keeps_the_values(site: Site) -> None:
     """A password asked for again."""
     key = site.store.create({"cart": [1]}, user_id="ann")

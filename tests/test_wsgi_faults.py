@@ -11,7 +11,7 @@ import pytest
 
 from sessionware import Session, SessionInterrupted, SessionMiddleware, StoreUnavailable
 from tests.support.apps import KEY, PLAIN, SHAPES, Action, Site, as_list, nothing
-from tests.support.wsgi import Reply, call
+from tests.support.wsgi import Reply, call, make_environ
 
 NAME = "__Host-sessionid"
 COOKIE = f"{NAME}={'x' * 43}"
@@ -231,16 +231,28 @@ def test_an_application_may_answer_an_interruption_itself(sqlite: str) -> None:
     assert [line.startswith(f"{NAME}=;") for line in reply.set_cookies] == [True]
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
 @pytest.mark.parametrize("error", [SessionInterrupted(ended=True), StoreUnavailable("x")], ids=["400", "503"])
-def test_an_answer_never_follows_another(sqlite: str, error: Exception) -> None:
+def test_an_answer_never_follows_another(sqlite: str, error: Exception, late: bool) -> None:
     """An error raised by the application after the first byte is not ours to answer."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", list(PLAIN))(b"sent")
         raise error
 
+    def app_late(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield from app(environ, start_response)
+
     with pytest.raises(type(error)):
-        call(SessionMiddleware(app, sqlite))
+        call(SessionMiddleware(app_late if late else app, sqlite))
+
+
+def test_the_answer_to_HEAD_has_no_body(url: str) -> None:
+    """Not every server drops it."""
+    environ = make_environ(method="HEAD", cookie=COOKIE)
+    body = SessionMiddleware(as_list(read), url)(environ, lambda *_: lambda chunk: None)
+
+    assert list(body) == []
 
 
 @pytest.mark.parametrize("action", [read, write], ids=["503 at the load", "503 at the save"])
