@@ -151,9 +151,10 @@ def test_every_method_of_the_store_named_is_there() -> None:
 
     assert len(calls) > 8
     for name, shown in calls:
-        words = [word.partition("=") for word in shown.split(", ") if word]
-        named = {name: value for name, equals, value in words if equals}
-        inspect.signature(getattr(SessionStore, name)).bind("self", *words[len(named) :], **named)
+        words = shown.split(", ") if shown else []
+        named = {word.partition("=")[0]: word for word in words if "=" in word}
+        others = [word for word in words if "=" not in word]
+        inspect.signature(getattr(SessionStore, name)).bind("self", *others, **named)
 
 
 def test_every_column_of_the_table_is_named() -> None:
