@@ -73,7 +73,7 @@ class Lifecycle:
     rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
     user_id: str | None = None
     expiry: int | None = None
-    next_key: str | None = None  # set while a rotation waits for the save
+    next_key: str | None = None  # set while a rotation or a login waits for the save
     admitted_at: float | None = None  # when cycle_key or login was called
     restarts = False  # a login: the absolute timeout begins anew
     cleared = False  # everything stored is to go, whatever other requests have added
@@ -246,7 +246,7 @@ class Lifecycle:
     def _create(self, text: str) -> None:
         draft = self._draft(text)
         draft = draft._replace(expires_at=self._settings.lifetime.first_end(draft))
-        key = self._store.insert_new(draft)
+        key = self._store.insert_new(draft, self.next_key)
         self._stored(key, draft, Outcome.CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
@@ -450,6 +450,7 @@ class Lifecycle:
         self.user_id = user_id
         self.restarts = True
         self.cycle_key()
+        self.next_key = self.next_key or keys.new_key()  # known before it is stored: revoke_user may keep it
 
     def clear(self) -> None:
         """Drop all values, also those that other requests add before the save, without loading them."""

@@ -138,10 +138,15 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def handle(self) -> str | None:
-        """Return the public name of the stored session, as in `SessionStore.sessions_of`; None if not stored."""
-        self._values()
-        life = self._resolved()
-        return keys.handle(life.digest) if life.record is not None else None
+        """Return the public name of the session, as in `SessionStore.sessions_of`.
+
+        While it is getting a new key, that of the old one; of a login that is not stored yet, the one it
+        will have; None if there is no session.
+        """
+        life = self._used()
+        if life.record is not None:
+            return keys.handle(life.digest)
+        return keys.as_handle(life.next_key)
 
     @property
     def user_id(self) -> str | None:

@@ -249,12 +249,13 @@ class SessionStore:
         user_id = None if user_id is None else keys.checked_user_id(user_id)
         return self.insert_new(Record(data, self.codec.format, new_revision(), user_id, now, now, end, None))
 
-    def insert_new(self, record: Record) -> str:
-        """Store *record* under a new session key and return the key; a key that is taken is never touched."""
+    def insert_new(self, record: Record, session_key: str | None = None) -> str:
+        """Store *record* under a new key, *session_key* if that is free, and return it; a taken key is not touched."""
         for _ in range(keys.ATTEMPTS):
-            session_key = keys.new_key()
+            session_key = session_key or keys.new_key()
             if self.insert(keys.digest(session_key), record):
                 return session_key
+            session_key = None
         raise StoreUnavailable(
             f"{keys.ATTEMPTS} new session keys in a row existed already: the random source is broken."
         )

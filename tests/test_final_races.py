@@ -226,6 +226,18 @@ def test_the_current_session_can_be_kept_while_it_is_rotated(place: Address, rot
     assert_kept(visit.end(), others)
 
 
+def test_a_first_login_can_keep_itself(sqlite: str) -> None:
+    """A visitor without a session logs in and has all other devices logged out: not this one."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    others = [middleware.store.create({}, "ann") for _ in range(2)]
+    visit = Visit(middleware, None)
+    visit.session.login("ann")
+    visit.session["cart"] = [1]
+    middleware.store.revoke_user("ann", keep=visit.session.handle)
+
+    assert_kept(visit.end(), others)
+
+
 def assert_kept(visit: Visit, others: list[str]) -> None:
     store = visit.middleware.store
 
