@@ -252,14 +252,16 @@ class Database:
 
     def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
         """Run *step* with *value* once, or as often as its troubles allow within our patience."""
+        deadline = time.monotonic() + PATIENCE_SECONDS  # counted from here: who has waited long does not begin anew
         try:
             return self._lend(step, value)
         except _Failed as failed:
             trouble = failed.trouble
-        return self._insist_after(trouble, step, value, repeatable=repeatable)
+        return self._insist_after(trouble, step, value, deadline, repeatable=repeatable)
 
-    def _insist_after(self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def _insist_after(
+        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
+    ) -> T:
         pause = 0.002
         while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):
             if time.monotonic() > deadline:
@@ -392,7 +394,7 @@ def _as_ours(trouble: Trouble) -> Exception:
         return TableMissing("The sessions table does not exist: run `sessionware init`, or pass create_table=True.")
     if trouble.kind is Kind.LOST:
         return ConnectionLost(f"The connection to the database broke ({trouble.code}).")
-    busy = trouble.kind is Kind.TRANSIENT
+    busy = trouble.kind in (Kind.TRANSIENT, Kind.NO_ROOM)
     return StoreUnavailable(f"The database did not do what it was asked ({trouble.code}).", busy=busy)
 
 

@@ -1,4 +1,4 @@
-"""What an error of a database driver means for us: five kinds, whatever the driver calls them.
+"""What an error of a database driver means for us: six kinds, whatever the driver calls them.
 
 The text of these errors is never used: psycopg2 puts parameter values into it.
 """
@@ -13,6 +13,7 @@ class Kind(Enum):
     """What to do about an error."""
 
     TRANSIENT = auto()  # the database undid it and says: again
+    NO_ROOM = auto()  # all connections of the pool were lent for as long as it waits
     LOST = auto()  # the connection is of no more use: broken, or its server has become read-only
     DUPLICATE = auto()  # a key that exists
     NO_TABLE = auto()
@@ -63,6 +64,8 @@ def diagnose(error: Exception, dialect: sa.Dialect, connection: Any = None) -> T
 
 
 def _kind(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> Kind:
+    if isinstance(error, sa.exc.TimeoutError):
+        return Kind.NO_ROOM
     if not isinstance(error, dialect.loaded_dbapi.Error):
         return Kind.LOST if isinstance(error, OSError) else Kind.FATAL
     if dialect.name == "sqlite" and "no such table" in str(error):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 
 from sessionware import SessionMiddleware, StoreUnavailable, keys
@@ -321,6 +321,83 @@ def test_a_lock_that_goes_is_waited_for(any_engine: str, clock: Clock) -> None:
         thread.join(PATIENCE)
 
     assert [(reply.status, reply.text) for reply in replies] == [(200, "2")]
+
+
+def test_a_pool_without_a_free_connection_is_a_bounded_503(any_engine: str, clock: Clock) -> None:
+    """The application holds them all: it is told so, and the page that needs no session does not notice."""
+    engine = create_engine(any_engine, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    app = _app(engine, clock)
+    app.store.create_table()
+    browser = Browser(app, clock=clock)
+    with engine.connect():
+        replies = [browser.get("/count"), browser.get("/static")]
+        with pytest.raises(StoreUnavailable) as caught:
+            app.store.count()
+
+    assert [reply.status for reply in replies] == [503, 200]
+    assert caught.value.busy
+    assert browser.get("/count").text == "1"
+
+
+def test_a_server_that_does_not_answer_is_a_bounded_503(
+    mariadb: str, clock: Clock, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the question and says nothing; on PostgreSQL no client can set such a bound."""
+    monkeypatch.setattr(engine_module, "_ANSWER_SECONDS", 1)
+    with ToxicProxy(mariadb) as wire:
+        app = _app(wire.url, clock)
+        browser = Browser(app, clock=clock)
+        browser.get("/count")
+        wire.hang()
+        reply = browser.get("/count")
+        wire.heal()
+
+        assert (reply.status, reply.set_cookies) == (503, [])
+        assert browser.get("/count").text == "2"
+        app.store.database.engine.dispose()
+
+
+def test_a_server_that_lets_nobody_in_is_a_bounded_503(
+    networked: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts the connection and does not greet."""
+    monkeypatch.setattr(engine_module, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(engine_module, "_ANSWER_SECONDS", 1)
+    with ToxicProxy(networked) as wire:
+        app = _app(wire.url, clock)
+        wire.hang()
+        reply = Browser(app, clock=clock).get("/count")
+        wire.heal()
+
+        assert (reply.status, reply.set_cookies) == (503, [])
+        assert Browser(app, clock=clock).get("/count").text == "1"
+        app.store.database.engine.dispose()
+
+
+def test_a_full_disk_keeps_nobody_from_reading_or_leaving(sqlite: str, clock: Clock) -> None:
+    """New sessions are 503; those that are there can be read and ended, and room brings all back."""
+    app = _app(sqlite, clock)
+    here, leaving = Browser(app, clock=clock), Browser(app, clock=clock)
+    assert [here.get("/count").status, leaving.get("/count").status] == [200, 200]
+    with app.store.database.engine.connect() as connection:
+        pages_now = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    event.listen(app.store.database.engine, "connect", _at_most(pages_now))
+    app.store.database.engine.dispose()
+    app.store.database._drop_all()
+    found = [Browser(app, clock=clock).get("/count").status for _ in range(60)]
+
+    assert found[-1] == 503
+    assert (here.get("/read").text, leaving.get("/log_out").status) == ("1", 200)
+    assert app.store.database.in_use() == 0
+    roomy = _app(sqlite, clock)
+    assert [call(roomy, "/count").status for _ in range(60)] == [200] * 60
+
+
+def _at_most(number: int) -> Callable[[Any, object], None]:
+    def connect(connection: Any, _record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={number}").close()
+
+    return connect
 
 
 class _Hold:
