@@ -79,6 +79,7 @@ class Lifecycle:
     cleared = False  # everything stored is to go, whatever other requests have added
     forced = False  # the application says that it has changed something
     outcome = Outcome.READ
+    cookie_due = False  # the response is to carry the key
     _resolved = False
 
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
@@ -207,6 +208,18 @@ class Lifecycle:
         else:
             self._overwrite(text)
 
+    def save_early(self, text: str) -> None:
+        """Store as `save` does, while the request goes on.
+
+        The cookie of a session that keeps its key is not sent for that: by the time the response leaves,
+        the browser may have got a newer one.
+        """
+        before, due = self.record, self.cookie_due
+        keeps_key = before is not None and self.next_key is None
+        self.save(text)
+        if keeps_key and before is not None and self.record is not None:
+            self.cookie_due = due or self._settings.lifetime.renews_cookie(before, self.record)
+
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
         if len(text) > self._settings.max_bytes:
@@ -323,7 +336,7 @@ class Lifecycle:
             self.key, self.digest = key, keys.digest(key)
         self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
-        self.outcome = outcome
+        self.outcome, self.cookie_due = outcome, True
 
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
@@ -412,6 +425,7 @@ class Lifecycle:
         adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
         if self.expiry == self.record.expiry:
             self.expiry = draft.expiry
+        self.cookie_due = self.cookie_due or self._settings.lifetime.renews_cookie(self.record, draft)
         self.record = draft
         if self.outcome is Outcome.READ:
             self.outcome = Outcome.SAVED
@@ -472,6 +486,7 @@ class Lifecycle:
         if hit:
             self.record = record._replace(used_at=now, expires_at=end)
             self.outcome = Outcome.TOUCHED if self.outcome is Outcome.READ else self.outcome
+            self.cookie_due = True
 
     def touch_unseen(self) -> None:
         """Extend the session that the cookie names, used or not; in one statement where its lifetime is the default."""
@@ -485,7 +500,7 @@ class Lifecycle:
         if len(self.candidates.keys) == 1:
             (key,) = self.candidates.keys
             if self._store.touch_unseen(keys.digest(key), lifetime, self.now()):
-                self.key, self.outcome = key, Outcome.TOUCHED
+                self.key, self.outcome, self.cookie_due = key, Outcome.TOUCHED, True
                 return
         self.resolve()
         self.touch()
@@ -525,4 +540,4 @@ class Lifecycle:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
         self.digest, self.rivals = b"", ()
-        self.restarts = self.cleared = self.forced = self.superseded = self.stale = False
+        self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = False

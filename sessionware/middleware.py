@@ -36,7 +36,6 @@ _IDLE = timedelta(days=14)
 _ABSOLUTE = timedelta(days=90)
 
 _ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
-_SENDS_COOKIE = (Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED)
 
 _PURGE_BATCH = 1000
 _PURGE_SOON_SECONDS = 1
@@ -179,7 +178,7 @@ class SessionMiddleware:
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
         if life.superseded:
             return None  # the browser has, or will get, a newer cookie than ours
-        if life.key is not None and life.outcome in _SENDS_COOKIE:
+        if life.key is not None and life.cookie_due:
             # A 304 updates stored responses: it is no place for a cookie that merely lives longer.
             if status.startswith("304") and life.outcome in (Outcome.SAVED, Outcome.TOUCHED):
                 return None

@@ -187,7 +187,7 @@ class Session(MutableMapping[str, Any]):
         life = self._resolved()
         text = life.pending(dirty=True, demanded=True)
         if text is not None or life.superseded:
-            life.save(text or "")
+            life.save_early(text or "")
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.

@@ -288,7 +288,9 @@ class SessionStore:
         return True
 
     def revoke_user(self, user_id: str | int, keep: str | None = None) -> int:
-        """End all sessions of *user_id* but *keep* (a handle, or a session key); return how many were stored.
+        """End all sessions of *user_id* but *keep*; return how many were stored.
+
+        *keep* is a handle (``session.handle``, also while that session is getting a new key) or a session key.
 
         Final also for requests in flight and for logins that began before. Raises StoreUnavailable.
         """

@@ -51,7 +51,8 @@ _MYSQL = {
 _SQLITE = {
     5: Kind.TRANSIENT,  # SQLITE_BUSY
     6: Kind.TRANSIENT,  # SQLITE_LOCKED
-    19: Kind.DUPLICATE,  # SQLITE_CONSTRAINT
+    1555: Kind.DUPLICATE,  # SQLITE_CONSTRAINT_PRIMARYKEY; other constraints are not ours
+    2067: Kind.DUPLICATE,  # SQLITE_CONSTRAINT_UNIQUE
 }
 
 
@@ -85,7 +86,7 @@ def _code(error: Any, dialect_name: str) -> Any:
         return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if dialect_name == "sqlite":
         number = getattr(error, "sqlite_errorcode", None)
-        return None if number is None else number & 0xFF  # without the extended part
+        return number if number is None or number in _SQLITE else number & 0xFF  # without the extended part
     return error.args[0] if error.args and isinstance(error.args[0], int) else None
 
 
