@@ -238,6 +238,22 @@ def test_flask_session_that_closes_with_the_browser_can_be_permanent(sqlite: str
     assert "Max-Age=1209600" in reply.set_cookies[0]
 
 
+def test_flask_permanent_leaves_another_expiry_alone(sqlite: str) -> None:
+    """Many applications set it at every request: an hour that was asked for stays an hour."""
+    app = Flask("attributes")
+    use_sessions(app, sqlite)
+
+    @app.get("/")
+    def an_hour() -> str:
+        session = session_of_flask()
+        session["seen"] = True
+        session.set_expiry(3600)
+        session.permanent = True
+        return "set"
+
+    assert "Max-Age=3600" in Browser(validated(app)).get("/").set_cookies[0]
+
+
 FAULTS = [
     pytest.param(SessionInterrupted(ended=False), 400, id="interrupted"),
     pytest.param(StoreUnavailable("down"), 503, id="unavailable"),
