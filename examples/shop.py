@@ -123,13 +123,14 @@ def page_of(request, title, content):
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0; color: #222; background: #faf8f5 }
-header { display: flex; gap: 1.5em; align-items: center; padding: 1em 2em; background: #3d2b1f; color: #fff }
+header { display: flex; flex-wrap: wrap; gap: .5em 1.5em; align-items: center; padding: 1em 2em;
+background: #3d2b1f; color: #fff }
 header a:first-child { margin-right: auto } header a { color: #fff; text-decoration: none }
 header form { display: flex; gap: .5em } main { max-width: 40em; margin: 2em auto; padding: 0 1em }
 ul { list-style: none; padding: 0 } small { display: block; color: #666 }
 li { display: flex; gap: 1em; align-items: center; padding: .8em 0; border-bottom: 1px solid #e5ded5 }
 li div { flex: 1 } button { font: inherit; padding: .3em .9em; border: 0; border-radius: 6px; background: #8b5a2b;
-color: #fff; cursor: pointer } button.quiet { background: #d8cfc4; color: #222 }
+color: #fff; cursor: pointer; white-space: nowrap } button.quiet { background: #d8cfc4; color: #222 }
 input { font: inherit; padding: .3em .5em; margin: 0 .5em }
 """
 

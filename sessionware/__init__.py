@@ -4,19 +4,20 @@ The way of a request, in the order of the files:
 
     middleware   WSGI in, WSGI out: process_request, process_response
     exchange     one call of the application, its answer held back until the session is decided
-    headers      what a response must say to caches
     responses    the 400 and 503 that the middleware answers itself
+    headers      what a response must say to caches
     session      the lazy mapping that the application sees
     lifecycle    what becomes of it: found, changed, stored, rotated, ended
     merge        what I changed and what the other request changed, both kept
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
-    codec        values <-> text
     store        records <-> rows, one statement for each verb
+    purge        removing expired rows in batches
     table        the table and its statements
     schema       creating it while many processes start
     database     connections, transactions, and their errors made ours
     engine       the engine made for a URL
     trouble      what a driver's error means
+    codec        values <-> text
     record       one row, and when it ends
     keys         the secret, and its digest
     events       what happened, for logs and hooks

@@ -64,13 +64,17 @@ class ConnectionLost(StoreUnavailable):
 
 
 class _Failed(Exception):
-    """Carries an error of the driver to where it is examined; never leaves this module."""
+    """Carries an error of the driver to where it is examined; never leaves this module.
+
+    No variable may keep it: with its traceback that is a cycle, and the request would stay in memory.
+    """
 
     unsafe = False  # the connection may still hold a lock, or a transaction
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, trouble: Trouble | None = None) -> None:
+        super().__init__()  # without the driver's text: should closing the connection fail too, both are logged
         self.error = error
-        self.trouble = Trouble(Kind.FATAL, type(error).__name__)
+        self.trouble = trouble or Trouble(Kind.FATAL, type(error).__name__)
 
 
 class Statement:
@@ -95,8 +99,7 @@ class Statement:
             cursor.close()
             return found
         except Exception as error:
-            failed = _Failed(error)
-        raise failed
+            raise _Failed(error) from None
 
 
 def _binder(order: Sequence[str] | None) -> Callable[[Mapping[str, Any]], Any]:
@@ -126,10 +129,7 @@ class Execute:
             self._dialect.do_execute_no_params(cursor, text)
             cursor.close()
         except Exception as error:
-            failed = _Failed(error)
-        else:
-            return
-        raise failed
+            raise _Failed(error) from None
 
 
 class Database:
@@ -310,19 +310,17 @@ class Database:
         try:
             return pool.connect()
         except Exception as error:
-            failed = _Failed(error)
+            # SQLAlchemy's pool does keep it in a variable.
+            raise _Failed(error.with_traceback(None), diagnose(error, self.dialect)) from None
         finally:
             with self._idle_lock:
                 self._waiting -= 1
-        failed.trouble = diagnose(failed.error, self.dialect)
-        raise failed
 
     def _borrow(self, connection: PoolProxiedConnection) -> Restore:
         try:
             return enter_autocommit(connection.dbapi_connection, self.dialect)
         except Exception as error:
-            failed = _Failed(error)
-        raise failed
+            raise _Failed(error) from None
 
     def _give_back(self, connection: PoolProxiedConnection, restore: Restore) -> None:
         if restore is not None and not _restored(connection, restore):

@@ -79,9 +79,10 @@ class Exchange:
 
 
 class Body:
-    """An application's iterable, with something to be done before its first item and after its end.
+    """An application's iterable, with something to be done at its beginning and after its end.
 
-    *at_end* is told whether the iterable did well, as far as the client wanted it.
+    *begin* gets the iterator before its first item is taken, and returns the one to go on with. *at_end*
+    is told whether the iterable did well, as far as the client wanted it.
 
     A class and not a generator: a generator turns the StopIteration by which applications hand a
     hijacked connection to gunicorn into a RuntimeError (PEP 479).
@@ -91,12 +92,12 @@ class Body:
         self,
         iterable: Iterable[bytes],
         at_end: Callable[[bool], object],
-        before_first: Callable[[], Iterable[bytes] | None] | None = None,
+        begin: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None,
     ) -> None:
         self._iterable = iterable
         self._iterator: Iterator[bytes] | None = None
         self._at_end: Callable[[bool], object] | None = at_end
-        self._before_first = before_first
+        self._begin = begin
         self._raised = False
 
     def __iter__(self) -> "Body":
@@ -106,25 +107,15 @@ class Body:
         try:
             if self._iterator is None:
                 self._iterator = iter(self._iterable)
-            return next(self._iterator) if self._before_first is None else self._first()
+            if self._begin is not None:
+                begin, self._begin = self._begin, None
+                self._iterator = begin(self._iterator)
+            return next(self._iterator)
         except StopIteration:
             raise
         except BaseException:
             self._raised = True
             raise
-
-    def _first(self) -> bytes:
-        before, self._before_first = self._before_first, None
-        assert before is not None, "called once"
-        assert self._iterator is not None, "set by __next__"
-        chunk = next(self._iterator, None)
-        instead = before()
-        if instead is not None:
-            self._iterator, chunk = iter(instead), None
-            return next(self._iterator)
-        if chunk is None:
-            raise StopIteration
-        return chunk
 
     def close(self) -> None:
         """Close the application's iterable and do what is to be done at the end, each exactly once."""

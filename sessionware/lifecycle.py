@@ -73,12 +73,13 @@ class Lifecycle:
     rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
     user_id: str | None = None
     expiry: int | None = None
-    next_key: str | None = None  # set while a rotation waits for the save
+    next_key: str | None = None  # set while a rotation or a login waits for the save
     admitted_at: float | None = None  # when cycle_key or login was called
     restarts = False  # a login: the absolute timeout begins anew
     cleared = False  # everything stored is to go, whatever other requests have added
     forced = False  # the application says that it has changed something
     outcome = Outcome.READ
+    cookie_due = False  # the response is to carry the key
     _resolved = False
 
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
@@ -207,6 +208,18 @@ class Lifecycle:
         else:
             self._overwrite(text)
 
+    def save_early(self, text: str) -> None:
+        """Store as `save` does, while the request goes on.
+
+        The cookie of a session that keeps its key is not sent for that: by the time the response leaves,
+        the browser may have got a newer one.
+        """
+        before, due = self.record, self.cookie_due
+        keeps_key = before is not None and self.next_key is None
+        self.save(text)
+        if keeps_key and before is not None and self.record is not None:
+            self.cookie_due = due or self._settings.lifetime.renews_cookie(before, self.record)
+
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
         if len(text) > self._settings.max_bytes:
@@ -232,7 +245,8 @@ class Lifecycle:
 
     def _create(self, text: str) -> None:
         draft = self._draft(text)
-        key = self._store.insert_new(draft)
+        draft = draft._replace(expires_at=self._settings.lifetime.first_end(draft))
+        key = self._store.insert_new(draft, self.next_key)
         self._stored(key, draft, Outcome.CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
@@ -322,7 +336,7 @@ class Lifecycle:
             self.key, self.digest = key, keys.digest(key)
         self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
-        self.outcome = outcome
+        self.outcome, self.cookie_due = outcome, True
 
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
@@ -347,9 +361,7 @@ class Lifecycle:
         if self.superseded:
             raise SessionInterrupted(ended=False)
         if self.record is None:
-            result = change(self.open())
-            self._create(self._encode(self.open()))
-            return result
+            return self._atomic_new(change)
         found: Record | None = self.record
         for attempt in range(_FREE_ATTEMPTS):
             live = self._newest(found)
@@ -363,6 +375,13 @@ class Lifecycle:
             time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
             found = self._store.load(self.digest)
         return self._atomic_locked(change)
+
+    def _atomic_new(self, change: Callable[[Values], T]) -> T:
+        values = self._settings.codec.decode(self._encode(self.open()))
+        result = change(values)
+        self._create(self._encode(values))
+        adopt(self.open(), values)
+        return result
 
     def _atomic_locked(self, change: Callable[[Values], T]) -> T:
         done: list[tuple[Record, T]] = []
@@ -404,6 +423,9 @@ class Lifecycle:
         theirs = self._decode(draft)
         base = theirs if self.cleared else self._decode(self.record)
         adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
+        if self.expiry == self.record.expiry:
+            self.expiry = draft.expiry
+        self.cookie_due = self.cookie_due or self._settings.lifetime.renews_cookie(self.record, draft)
         self.record = draft
         if self.outcome is Outcome.READ:
             self.outcome = Outcome.SAVED
@@ -428,6 +450,7 @@ class Lifecycle:
         self.user_id = user_id
         self.restarts = True
         self.cycle_key()
+        self.next_key = self.next_key or keys.new_key()  # known before it is stored: revoke_user may keep it
 
     def clear(self) -> None:
         """Drop all values, also those that other requests add before the save, without loading them."""
@@ -451,7 +474,7 @@ class Lifecycle:
         A database that fails here fails nobody: the values have been read, and the next use tries again.
         """
         record, now, lifetime = self.record, self.now(), self._settings.lifetime
-        if record is None or now <= record.used_at:
+        if record is None or now < record.used_at:
             return
         if not (self._settings.extend_always or lifetime.is_due(record, now)):
             return
@@ -464,6 +487,7 @@ class Lifecycle:
         if hit:
             self.record = record._replace(used_at=now, expires_at=end)
             self.outcome = Outcome.TOUCHED if self.outcome is Outcome.READ else self.outcome
+            self.cookie_due = True
 
     def touch_unseen(self) -> None:
         """Extend the session that the cookie names, used or not; in one statement where its lifetime is the default."""
@@ -477,7 +501,7 @@ class Lifecycle:
         if len(self.candidates.keys) == 1:
             (key,) = self.candidates.keys
             if self._store.touch_unseen(keys.digest(key), lifetime, self.now()):
-                self.key, self.outcome = key, Outcome.TOUCHED
+                self.key, self.outcome, self.cookie_due = key, Outcome.TOUCHED, True
                 return
         self.resolve()
         self.touch()
@@ -517,4 +541,4 @@ class Lifecycle:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
         self.digest, self.rivals = b"", ()
-        self.restarts = self.cleared = self.forced = self.superseded = self.stale = False
+        self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = False

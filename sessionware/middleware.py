@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -35,7 +36,6 @@ _IDLE = timedelta(days=14)
 _ABSOLUTE = timedelta(days=90)
 
 _ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
-_SENDS_COOKIE = (Outcome.CREATED, Outcome.SAVED, Outcome.TOUCHED, Outcome.ROTATED)
 
 _PURGE_BATCH = 1000
 _PURGE_SOON_SECONDS = 1
@@ -53,6 +53,9 @@ class SessionMiddleware:
     thread starts: the middleware may be made before a server forks its workers.
     """
 
+    session_class: type[Session] = Session
+    """What the application gets; the adapters of frameworks have more methods."""
+
     def __init__(
         self,
         app: "WSGIApplication",
@@ -68,6 +71,7 @@ class SessionMiddleware:
         idle_timeout: timedelta | int = _IDLE,
         absolute_timeout: timedelta | int | None = _ABSOLUTE,
         expire_at_browser_close: bool = False,
+        unconfirmed_timeout: timedelta | int | None = None,
         save_every_request: bool = False,
         max_bytes: int = 1_048_576,
         on_conflict: OnConflict | None = None,
@@ -91,7 +95,7 @@ class SessionMiddleware:
             samesite=cookie_samesite,
             partitioned=options.flag("cookie_partitioned", cookie_partitioned),
         )
-        lifetime = _lifetime(idle_timeout, absolute_timeout, expire_at_browser_close)
+        lifetime = _lifetime(idle_timeout, absolute_timeout, unconfirmed_timeout, expire_at_browser_close)
         self.store = _store(database, lifetime, codec, create_table, on_event, clock)
         self._settings = SessionSettings(
             store=self.store,
@@ -139,7 +143,7 @@ class SessionMiddleware:
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self.environ_key] = Session(self._settings, environ.get("HTTP_COOKIE"))
+        session = environ[self.environ_key] = self.session_class(self._settings, environ.get("HTTP_COOKIE"))
         return session
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
@@ -174,7 +178,7 @@ class SessionMiddleware:
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
         if life.superseded:
             return None  # the browser has, or will get, a newer cookie than ours
-        if life.key is not None and life.outcome in _SENDS_COOKIE:
+        if life.key is not None and life.cookie_due:
             # A 304 updates stored responses: it is no place for a cookie that merely lives longer.
             if status.startswith("304") and life.outcome in (Outcome.SAVED, Outcome.TOUCHED):
                 return None
@@ -204,8 +208,8 @@ class SessionMiddleware:
                 if not isinstance(body, list | tuple):
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
-            first = partial(self._before_first, exchange, session, environ)
-            return Body(body, partial(self._at_end, exchange, session), first)
+            begin = partial(self._begin, exchange, session, environ)
+            return Body(body, partial(self._at_end, exchange, session), begin)
         if session.life is None and (complete or can_be_watched(body)):
             if not (complete or exchange.failed):
                 session.store_at_once(body)
@@ -216,15 +220,19 @@ class SessionMiddleware:
             return ClosingList(body, self._purge)
         return body
 
-    def _before_first(self, exchange: Exchange, session: Session, environ: "WSGIEnvironment") -> Iterable[bytes] | None:
-        """Decide the response of an application that called start_response late; return another body, if refused."""
-        if not exchange.started:
-            return None
+    def _begin(
+        self, exchange: Exchange, session: Session, environ: "WSGIEnvironment", body: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """Run an application that calls start_response late up to its first chunk; return what is to be sent."""
         try:
-            exchange.send_headers()
+            first = list(islice(body, 1))
+            if exchange.started:
+                exchange.send_headers()
         except _ANSWERED as error:
-            return self._answer(error, session, environ, exchange.server_start)
-        return None
+            if exchange.decided:
+                raise
+            return iter(self._answer(error, session, environ, exchange.server_start))
+        return chain(first, body)
 
     def _commit_late(self, exchange: Exchange, session: Session) -> None:
         if exchange.decided and not exchange.failed:
@@ -277,12 +285,17 @@ class SessionMiddleware:
             self._purge_at = self._settings.clock() + _PURGE_SOON_SECONDS
 
 
-def _lifetime(idle: timedelta | int, absolute: timedelta | int | None, browser: bool) -> Lifetime:
+def _lifetime(
+    idle: timedelta | int, absolute: timedelta | int | None, unconfirmed: timedelta | int | None, browser: bool
+) -> Lifetime:
     idle_seconds = options.seconds("idle_timeout", idle)
     limit = None if absolute is None else options.seconds("absolute_timeout", absolute)
     if limit is not None and idle_seconds > limit and idle != _IDLE:
         raise ConfigurationError("idle_timeout must not exceed absolute_timeout; raise that, or set it to None.")
-    return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser))
+    first = None if unconfirmed is None else options.seconds("unconfirmed_timeout", unconfirmed)
+    if first is not None and first > idle_seconds:
+        raise ConfigurationError("unconfirmed_timeout must not exceed idle_timeout: it is to be shorter.")
+    return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser), first)
 
 
 def _store(

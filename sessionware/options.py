@@ -33,6 +33,13 @@ def function(name: str, value: Callable[..., Any] | None, *, optional: bool = Tr
         raise ConfigurationError(f"{name} must be callable{' or None' if optional else ''}.")
 
 
+def codec(name: str, value: Any) -> None:
+    """Check something that turns values into text and back."""
+    able = callable(getattr(value, "encode", None)) and callable(getattr(value, "decode", None))
+    if isinstance(value, type) or not able or type(getattr(value, "format", None)) is not int:
+        raise ConfigurationError(f"{name} must be an object with encode, decode, and a whole number as format.")
+
+
 def size(name: str, value: int) -> int:
     """Return a number of bytes."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:

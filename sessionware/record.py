@@ -54,11 +54,13 @@ class Lifetime:
     """When a session ends: *idle* seconds after its last use, *absolute* seconds after its creation or login.
 
     *absolute* None means no such limit. *browser* True means that the cookie goes when the browser closes.
+    *unconfirmed*: how many seconds a new session of nobody lives until its key comes back; None: as any other.
     """
 
     idle: int = 14 * 24 * HOUR
     absolute: int | None = 90 * 24 * HOUR
     browser: bool = False
+    unconfirmed: int | None = None
 
     def idle_of(self, expiry: int | None) -> int:
         """Return after how many seconds without use a session with this *expiry* is dead."""
@@ -73,15 +75,36 @@ class Lifetime:
         wanted = -expiry if expiry is not None and expiry < 0 else used_at + self.idle_of(expiry)
         return min(wanted, self.limit(created_at))
 
+    def first_end(self, record: Record) -> int:
+        """Return when a session that is stored for the first time ends if its key does not come back.
+
+        A robot that gets a session at each visit never shows its key again: its rows can go early.
+        """
+        confirmed = record.user_id is not None or record.expiry is not None
+        if confirmed or self.unconfirmed is None:
+            return record.expires_at
+        return min(record.expires_at, record.created_at + self.unconfirmed)
+
     def max_age(self, seconds: int, expiry: int | None) -> int | None:
         """Return how many of the *seconds* that are left the cookie may live; None: until the browser closes."""
         ends_with_browser = self.browser if expiry is None else expiry == 0
         return None if ends_with_browser else max(seconds, 0)
 
+    def renews_cookie(self, before: Record, after: Record) -> bool:
+        """Return whether a session in use needs its cookie sent again: once in a twentieth of the idle timeout."""
+        step = max(self.idle_of(after.expiry) // 20, 1)
+        passed = (after.used_at - after.created_at) // step - (before.used_at - after.created_at) // step
+        return passed > 0 or before.expiry != after.expiry
+
     def is_due(self, record: Record, now: int) -> bool:
-        """Return whether enough of the idle timeout has passed (5 %) for a use to be worth a write."""
-        moves = record.expiry is None or record.expiry >= 0
-        return moves and (now - record.used_at) * 20 >= self.idle_of(record.expiry)
+        """Return whether a use is worth a write: 5 % of the idle timeout have passed, or the key is back at last."""
+        if record.expiry is not None and record.expiry < 0:
+            return False
+        if (now - record.used_at) * 20 >= self.idle_of(record.expiry):
+            return True
+        return self.unconfirmed is not None and record.expires_at < self.expires_at(
+            record.created_at, record.used_at, record.expiry
+        )
 
 
 def new_revision() -> int:

@@ -64,6 +64,8 @@ class Session(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._values_to_change()[key] = value
+        if type(value) not in _IMMUTABLE:
+            self._hand_out()
         self._changed()
 
     def __delitem__(self, key: str) -> None:
@@ -110,6 +112,7 @@ class Session(MutableMapping[str, Any]):
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Set all pairs of *other* and *more*; counts as a change even without any."""
         self._values_to_change().update(other, **more)
+        self._hand_out()
         self._changed()
 
     def clear(self) -> None:
@@ -135,10 +138,15 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def handle(self) -> str | None:
-        """Return the public name of the stored session, as in `SessionStore.sessions_of`; None if not stored."""
-        self._values()
-        life = self._resolved()
-        return keys.handle(life.digest) if life.record is not None else None
+        """Return the public name of the session, as in `SessionStore.sessions_of`.
+
+        While it is getting a new key, that of the old one; of a login that is not stored yet, the one it
+        will have; None if there is no session.
+        """
+        life = self._used()
+        if life.record is not None:
+            return keys.handle(life.digest)
+        return keys.as_handle(life.next_key)
 
     @property
     def user_id(self) -> str | None:
@@ -184,7 +192,7 @@ class Session(MutableMapping[str, Any]):
         life = self._resolved()
         text = life.pending(dirty=True, demanded=True)
         if text is not None or life.superseded:
-            life.save(text or "")
+            life.save_early(text or "")
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
@@ -287,8 +295,8 @@ class Session(MutableMapping[str, Any]):
 
     # For the middleware
 
-    def commit(self) -> None:
-        """Store what has changed, or extend what was used. Raises as `save` does."""
+    def commit(self, *, extend: bool = True) -> None:
+        """Store what has changed, or else, with *extend*, extend what was used. Raises as `save` does."""
         life = self.life
         if life is None or (life.values is None and not life.forced):
             return
@@ -298,9 +306,9 @@ class Session(MutableMapping[str, Any]):
             life.save(text)
         elif life.superseded and life.values:
             life.drop("the session has a new key that this request does not have")
-        else:
+        elif extend:
             life.touch()
-        self._modified = self._handed_out = False
+        self._modified = False  # but what was handed out may change again while the body is sent
 
     def extend_unused(self) -> bool:
         """Extend a session that this request has not used; return whether there was a live one."""
@@ -329,7 +337,7 @@ class Session(MutableMapping[str, Any]):
         if life is None or not (self._modified or self._handed_out):
             return
         if life.record is not None or life.superseded:
-            self.commit()
+            self.commit(extend=False)
         elif life.values:
             life.drop("no response could carry the cookie of a new session")
 
@@ -401,16 +409,15 @@ def _as_expiry(value: Any, now: float) -> int | None:
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValueError("set_expiry needs an aware datetime: this one has no time zone.")
-        return -max(int(value.timestamp()), 1)
+        return _at(value.timestamp())
     if isinstance(value, timedelta):
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
-    value = min(max(value, -LAST_MOMENT), LAST_MOMENT + 1)  # wider numbers, infinite ones too, would overflow
-    if value < 0:
-        return _at(now + value)
-    _at(now + value)
-    return int(value)
+    moment = _at(now + min(max(value, -LAST_MOMENT), 2 * LAST_MOMENT))  # what is larger may overflow
+    if value <= 0:
+        return moment if value else 0
+    return max(int(value), 1)
 
 
 def _at(moment: float) -> int:

@@ -13,14 +13,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import keys
+from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, Execute, Statement, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
+from .purge import Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
-from .table import TABLE_NAME, Statements, make_table
+from .table import TABLE_NAME, Statements, make_table, numbered
 
 _PAGE = 1000
 
@@ -63,7 +64,8 @@ class SessionStore:
     ) -> None:
         self.database = Database(database)
         self.table = make_table(sa.MetaData(), table_name)
-        self.codec: Codec = codec or TaggedJSON()
+        self.codec: Codec = TaggedJSON() if codec is None else codec
+        options.codec("codec", self.codec)
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock
@@ -79,7 +81,7 @@ class SessionStore:
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
-        rows = self._read(self._sql.load_any, _numbered(digests, 4))
+        rows = self._read(self._sql.load_any, numbered(digests, 4))
         return {bytes(row[0]): Record._make(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:
@@ -149,7 +151,8 @@ class SessionStore:
         tried: list[tuple[int, int]] = []
 
         def work(run: Execute) -> bool:
-            rows = run(self._sql.lock, {"digest": digest})
+            # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
+            rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
             found = Record._make(rows[0]) if rows else None
             record = change(found)
             base = found.revision if found is not None else 0
@@ -188,7 +191,7 @@ class SessionStore:
         touched, rotated or ended the session since. Returns whether it hit. Raises StoreUnavailable.
         """
         end = record.expires_at
-        values = {"p_used_at": now, "p_expires_at": end, "p_purge_hour": purge_hour(end), "digest": digest}
+        values = {"p_used_at": now, "p_expires_at": end, "digest": digest}
         values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
         return self._write(self._sql.touch, values, repeatable=True) == 1
 
@@ -211,7 +214,7 @@ class SessionStore:
         """
         digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
         since, now = _microseconds(moment), int(self.clock())
-        for began, ended, expires_at, kept in self._read(self._sql.find_marks, _numbered(digests, 2)):
+        for began, ended, expires_at, kept in self._read(self._sql.find_marks, numbered(digests, 2)):
             going_on = expires_at > now if ended is None else ended >= since
             if (began >= since or (moved and going_on)) and kept not in handles:
                 return True
@@ -246,12 +249,13 @@ class SessionStore:
         user_id = None if user_id is None else keys.checked_user_id(user_id)
         return self.insert_new(Record(data, self.codec.format, new_revision(), user_id, now, now, end, None))
 
-    def insert_new(self, record: Record) -> str:
-        """Store *record* under a new session key and return the key; a key that is taken is never touched."""
+    def insert_new(self, record: Record, session_key: str | None = None) -> str:
+        """Store *record* under a new key, *session_key* if that is free, and return it; a taken key is not touched."""
         for _ in range(keys.ATTEMPTS):
-            session_key = keys.new_key()
+            session_key = session_key or keys.new_key()
             if self.insert(keys.digest(session_key), record):
                 return session_key
+            session_key = None
         raise StoreUnavailable(
             f"{keys.ATTEMPTS} new session keys in a row existed already: the random source is broken."
         )
@@ -285,7 +289,9 @@ class SessionStore:
         return True
 
     def revoke_user(self, user_id: str | int, keep: str | None = None) -> int:
-        """End all sessions of *user_id* but *keep* (a handle, or a session key); return how many were stored.
+        """End all sessions of *user_id* but *keep*; return how many were stored.
+
+        *keep* is a handle (``session.handle``, also while that session is getting a new key) or a session key.
 
         Final also for requests in flight and for logins that began before. Raises StoreUnavailable.
         """
@@ -304,7 +310,7 @@ class SessionStore:
         ended, last = 0, b""
         while page := self._read(self._sql.list_page, {"after": last, "size": _PAGE}):
             digests = [bytes(row[0]) for row in page]
-            ended += self._write(*self._deletion(digests, _PAGE, expired=False), repeatable=True)
+            ended += self._write(self._sql.delete_all_of(_PAGE), numbered(digests, _PAGE), repeatable=True)
             last = digests[-1]
         self._finish_mark(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
@@ -324,8 +330,8 @@ class SessionStore:
         Raises StoreUnavailable.
         """
 
-        def work(run: Callable[[Statement, Mapping[str, Any]], Any]) -> int:
-            return self._purge(run, batch_size, max_batches, on_batch)
+        def work(run: Run) -> int:
+            return remove_expired(run, self._sql, int(self.clock()), batch_size, max_batches, on_batch)
 
         try:
             removed = self.database.elected(self.table.name, work)
@@ -334,35 +340,6 @@ class SessionStore:
         if removed:
             self.events.emit("purged", reason=f"{removed} rows")
         return removed or 0
-
-    def _purge(
-        self,
-        run: Callable[[Statement, Mapping[str, Any]], Any],
-        batch_size: int,
-        max_batches: int | None,
-        on_batch: Callable[[int], object] | None,
-    ) -> int:
-        now = int(self.clock())
-        wanted = {"hour": purge_hour(now), "now": now, "size": batch_size}
-        removed = batches = 0
-        while max_batches is None or batches < max_batches:
-            began = time.monotonic()
-            # In the order of the primary key, as requests lock: an index order would deadlock on MariaDB.
-            digests = sorted(bytes(row[0]) for row in run(self._sql.list_expired, wanted))
-            if not digests:
-                break
-            statement, values = self._deletion(digests, batch_size, expired=True)
-            removed += run(statement, values | {"now": now})
-            batches += 1
-            if on_batch is not None:
-                on_batch(len(digests))
-            if len(digests) < batch_size:
-                break
-            time.sleep(time.monotonic() - began)
-        return removed
-
-    def _deletion(self, digests: Sequence[bytes], size: int, *, expired: bool) -> tuple[Statement, dict[str, Any]]:
-        return self._sql.delete_all_of(size, expired=expired), _numbered(digests, size)
 
     def _live(self, session_key: str) -> Record | None:
         if not keys.is_key(session_key):
@@ -436,11 +413,6 @@ def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int)
     values = _row(new_digest, record)
     values["digest"], values["base"], values["now"] = digest, base, now
     return values
-
-
-def _numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
-    """Name *digests* for a statement that takes *count* of them; the last one fills the empty places."""
-    return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
 
 
 def _tombstone(now: int) -> Record:

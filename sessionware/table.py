@@ -4,6 +4,7 @@ No statement inserts or updates, whichever it may be: an upsert would bring ende
 """
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,6 +52,11 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
     )
 
 
+def numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
+    """Name *digests* for a statement that takes *count* of them; the last one fills the empty places."""
+    return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
+
+
 def _p(name: str, type_: Any = None) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=type_ or sa.BigInteger)
 
@@ -66,7 +72,7 @@ class Statements:
     def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
         self._table = table
         self._dialect = dialect
-        self._deletions: dict[tuple[int, bool], Statement] = {}
+        self._for_counts: dict[tuple[int, str], Statement] = {}
         c = table.c
         record = [c[name] for name in _RECORD]
         everything = {name: _p(f"p_{name}", c[name].type) for name in c.keys()}  # noqa: SIM118  # a column collection iterates its columns
@@ -87,7 +93,7 @@ class Statements:
         self.rotate = self._make(sa.update(table).values(everything).where(unchanged))
         self.touch = self._make(
             sa.update(table)
-            .values({name: everything[name] for name in ("used_at", "expires_at", "purge_hour")})
+            .values({name: everything[name] for name in ("used_at", "expires_at")})
             .where(unchanged, c.used_at == _p("seen_at"))
         )
         self.touch_unseen = self._make(self._touch_unseen(here, live))
@@ -116,33 +122,50 @@ class Statements:
                 c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)])
             )
         )
-        expired = sa.and_(c.purge_hour <= _p("hour", sa.Integer), c.expires_at <= _p("now"))
-        self.count_expired = self._make(sa.select(sa.func.count()).select_from(table).where(expired))
-        self.list_expired = self._make(
-            sa.select(c.digest).where(expired).order_by(c.purge_hour).limit(_p("size", sa.Integer))
+        expired = c.expires_at <= _p("now")
+        hour = _p("hour", sa.Integer)
+        self.count_expired = self._make(
+            sa.select(sa.func.count()).select_from(table).where(c.purge_hour <= hour, expired)
+        )
+        self.list_due = self._make(
+            sa.select(c.digest, c.expires_at)
+            .where(c.purge_hour <= hour, sa.or_(expired, c.purge_hour < hour))
+            .order_by(c.purge_hour)
+            .limit(_p("size", sa.Integer))
         )
 
-    def delete_all_of(self, count: int, *, expired: bool) -> Statement:
-        """Return the statement that deletes *count* digests, ``digest_0`` and so on; only *expired* ones if so."""
-        made = self._deletions.get((count, expired))
+    def delete_all_of(self, count: int) -> Statement:
+        """Return the statement that deletes *count* digests, ``digest_0`` and so on."""
+        return self._for_many(count, "all", lambda those: sa.delete(self._table).where(those))
+
+    def delete_expired_of(self, count: int) -> Statement:
+        """Return the statement that deletes those of *count* digests that have expired."""
+        expired = self._table.c.expires_at <= _p("now")
+        return self._for_many(count, "expired", lambda those: sa.delete(self._table).where(those, expired))
+
+    def postpone_all_of(self, count: int) -> Statement:
+        """Return the statement that gives *count* digests the purge hour of their present expiry."""
+        c = self._table.c
+        hour = sa.cast(c.expires_at // HOUR, sa.Integer)
+        return self._for_many(
+            count, "postponed", lambda those: sa.update(self._table).values(purge_hour=hour).where(those)
+        )
+
+    def _for_many(self, count: int, what: str, clause: Callable[[Any], sa.ClauseElement]) -> Statement:
+        made = self._for_counts.get((count, what))
         if made is None:
-            c = self._table.c
-            those = c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(count)])
-            clause = sa.delete(self._table).where(those)
-            made = self._make(clause.where(c.expires_at <= _p("now")) if expired else clause)
-            self._deletions[count, expired] = made
+            digest = self._table.c.digest
+            those = digest.in_([_p(f"digest_{i}", digest.type) for i in range(count)])
+            made = self._for_counts[count, what] = self._make(clause(those))
         return made
 
     def _touch_unseen(self, here: Any, live: Any) -> sa.Update:
         """Return the statement that extends a session of default lifetime without having read it."""
         c = self._table.c
-        end = sa.case(
-            (c.created_at + _p("absolute") < _p("now") + _p("idle"), c.created_at + _p("absolute")),
-            else_=_p("now") + _p("idle"),
-        )
+        limit, end = c.created_at + _p("absolute"), _p("now") + _p("idle")
         return (
             sa.update(self._table)
-            .values(used_at=_p("now"), expires_at=end, purge_hour=sa.cast(end // HOUR, sa.Integer))
+            .values(used_at=_p("now"), expires_at=sa.case((limit < end, limit), else_=end))
             .where(here, live, c.expiry.is_(None), c.used_at <= _p("now"))
         )
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -34,6 +34,13 @@ class Word(StrEnum):
 
 class Text(str):
     """A subclass that would come back as its base."""
+
+
+class Nowhere(tzinfo):
+    """A zone that does not say how far it is from UTC."""
+
+    def utcoffset(self, _moment: datetime | None) -> None:
+        return None
 
 
 def reload(value: Any) -> Any:
@@ -81,6 +88,7 @@ def test_refuses_what_would_come_back_as_something_else(value: Any) -> None:
         pytest.param({"a": {Text("k"): "x"}}, "session['a']['k'] is of type Text", id="key of a subclass"),
         pytest.param({"x" * 999: object()}, "...] is of type object", id="giant key"),
         pytest.param({"a": datetime(2026, 1, 1, tzinfo=BERLIN).timetz()}, "no fixed offset", id="time in a zone"),
+        pytest.param({"a": datetime(2026, 1, 1, tzinfo=Nowhere())}, "gives no offset", id="datetime in no zone"),
     ],
 )
 def test_a_refusal_names_the_path(session: dict[Any, Any], where: str) -> None:

@@ -97,6 +97,7 @@ READERS: dict[str, Verb] = {
     "exists": lambda store, digest, record: store.exists("x" * 43),
     "read": lambda store, digest, record: store.read("x" * 43),
     "sessions_of": lambda store, digest, record: store.sessions_of("ann"),
+    "count_expired": lambda store, digest, record: store.count_expired(),
     "count": lambda store, digest, record: store.count(),
 }
 

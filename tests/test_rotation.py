@@ -7,9 +7,12 @@ from typing import Any, Literal
 import pytest
 
 from sessionware import Session, SessionInterrupted, SessionMiddleware, SessionwareError, get_session, keys
+from sessionware.record import Record
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.faults import driver_error, every_call
+from tests.support.isolation import Address
+from tests.support.stepping import Actor, play
 from tests.support.visit import Visit
 from tests.support.wsgi import Browser, call
 
@@ -252,6 +255,32 @@ def test_the_browser_keeps_the_new_cookie_when_a_late_answer_arrives(database: s
     assert browser.get("/read").text == "ann"
 
 
+def test_a_request_that_waited_for_the_rotation_is_told_of_it(place: Address) -> None:
+    """Taken for ended, it would clear the browser's new cookie: PostgreSQL does not show it the tombstone at once."""
+    ours, theirs = (SessionMiddleware(lambda *_: [], place.open(), purge_interval=None) for _ in range(2))
+    key = ours.store.create(VALUES)
+    visit = rotating(ours, key)
+    digest = keys.digest(key)
+    found: list[Record | None] = []
+
+    def modify() -> None:
+        def change(record: Record | None) -> Record:
+            found.append(record)
+            raise SessionInterrupted(ended=record is None)
+
+        theirs.store.modify(digest, change, int(theirs.store.clock()))
+
+    theirs.store.count()
+    rotation = Actor(ours.store.database.engine, visit.end, ["COMMIT"])
+    waiting = Actor(theirs.store.database.engine, modify, ["SELECT"])
+    play("WR", {"R": rotation, "W": waiting})
+
+    assert visit.cookie
+    assert isinstance(waiting.result, SessionInterrupted)
+    assert found[-1] is not None
+    assert found[-1].is_tombstone()
+
+
 def test_two_logins_at_once_leave_one_session(database: str) -> None:
     """A double click on "log in" is two requests with one old key."""
     middleware = middleware_on(database)
@@ -264,3 +293,15 @@ def test_two_logins_at_once_leave_one_session(database: str) -> None:
     assert (second.interrupted.ended, second.cookie) == (False, None)
     assert middleware.store.read(str(first.cookie)) == VALUES
     assert middleware.store.count() == 1
+
+
+@pytest.mark.parametrize("operation", [save, atomic])
+def test_a_save_before_the_rotation_sends_no_cookie_after_it(sqlite: str, operation: Callable[[Session], None]) -> None:
+    """A slow request that has saved early ends after the login: its cookie would replace the new one."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create(VALUES)
+    slow = Visit(middleware, key)
+    operation(slow.session)
+    rotating(middleware, key, log_in).end()
+
+    assert slow.end().cookie is None

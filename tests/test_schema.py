@@ -213,7 +213,7 @@ def test_rows_are_found_by_their_indexes(database: str, clock: Clock) -> None:
         store.sessions_of("7")
         store.database.write(store._sql.delete_user, {"user_id": "7", "low": b"\xff" * 32, "high": b"\x00" * 32})
         by_user = len(calls)
-        store.database.read(store._sql.list_expired, {"hour": now // 3600, "now": now, "size": 1000})
+        store.database.read(store._sql.list_due, {"hour": now // 3600, "now": now, "size": 1000})
     put(store, seen, digest)  # MariaDB has no plan for a key that is not there
     plans = [_plan(store, call.sql, call.parameters) for call in calls.statements]
 

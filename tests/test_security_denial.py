@@ -102,6 +102,30 @@ def test_s58_minted_sessions_are_bounded_counted_and_go(sqlite: str, expiry: int
     assert len(site.rows()) == (1 if expiry else 0)
 
 
+@pytest.mark.parametrize("pause", [0, 1, 599])
+def test_s58_rows_of_robots_go_before_those_of_visitors(sqlite: str, pause: int) -> None:
+    """A robot gets a session at each visit and never shows its key: its rows need not live as long as a visitor's."""
+    site = Site(sqlite, unconfirmed_timeout=600)
+
+    def write(session: Session) -> None:
+        session["seen"] = 1
+
+    def read(session: Session) -> None:
+        dict(session)
+
+    robots = [site.visit(write).key for _ in range(100)]
+    visitor, user = site.visit(write).key, site.visit(lambda session: session.login("ada")).key
+    site.clock.advance(pause)
+    site.visit(read, visitor)
+    site.clock.advance(600 - pause)
+
+    assert site.store.purge() == len(robots)
+    assert site.store.count() == 2
+    site.clock.advance(13 * 86_400)
+    assert site.store.exists(visitor)
+    assert site.store.exists(user)
+
+
 SIZES = [
     pytest.param({"a": "x" * (CAP - 7)}, id="one byte too many"),
     pytest.param({"a": "x" * 1_000_000}, id="1 MB"),

@@ -203,9 +203,7 @@ def test_s05_a_rotation_never_takes_over_a_stored_session(database: str, monkeyp
 
 
 @pytest.mark.parametrize("rotating", [False, True], ids=["creation", "rotation"])
-def test_s05_endless_collisions_end_in_an_error(
-    sqlite: str, monkeypatch: pytest.MonkeyPatch, rotating: bool
-) -> None:
+def test_s05_endless_collisions_end_in_an_error(sqlite: str, monkeypatch: pytest.MonkeyPatch, rotating: bool) -> None:
     """A broken random source stops the site; it neither loops nor gives anybody another's session."""
     site = Site(sqlite)
     taken, mine = site.begin(owner="ada"), site.begin(owner="bob")
@@ -315,8 +313,6 @@ COLLATIONS = [
     pytest.param("utf8mb4", "utf8mb4_bin", id="ignores trailing blanks"),
     pytest.param("latin1", "latin1_swedish_ci", id="latin1"),
 ]
-
-
 
 
 @pytest.mark.parametrize(("charset", "collation"), COLLATIONS)

@@ -77,6 +77,20 @@ def test_only_the_dead_are_ever_removed(store: SessionStore, clock: Clock) -> No
         clock.advance(chance.randrange(1, HOUR))
 
 
+def test_a_session_that_was_used_gets_its_new_hour_from_the_purge(store: SessionStore, clock: Clock) -> None:
+    """A use leaves the indexed hour alone, so the purge meets sessions that live on: it puts them off, once."""
+    seen = new_record(clock(), lives=HOUR)
+    digests = put_many(store, [seen for _ in range(25)])
+    for digest in digests:
+        assert store.touch(digest, seen._replace(expires_at=seen.expires_at + 5 * HOUR), int(clock()) + 1)
+    clock.advance(2 * HOUR)
+
+    assert store.purge(batch_size=10) == 0
+    assert {row["purge_hour"] for row in all_rows(store).values()} == {(seen.expires_at + 5 * HOUR) // HOUR}
+    clock.advance(5 * HOUR)
+    assert store.purge(batch_size=10) == 25
+
+
 def test_tombstones_stay_while_they_are_of_use(store: SessionStore, clock: Clock) -> None:
     """A request that still holds the old key is told apart from a stranger for some minutes."""
     seen = new_record(clock(), lives=9000)

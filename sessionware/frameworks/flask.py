@@ -5,14 +5,17 @@ from sessionware.frameworks.flask import use_sessions
 use_sessions(app, "postgresql+psycopg://localhost/shop")
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Request, Response
-from flask.sessions import SessionInterface
+from flask.sessions import SessionInterface, SessionMixin
 
-from .. import SessionInterrupted, SessionMiddleware, StoreUnavailable
-from ..responses import Answer, interrupted, unavailable
-from ..session import Session
+from .. import Session, SessionConflict, SessionInterrupted, SessionMiddleware, SessionwareError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_OPENED_HERE = "sessionware.opened_by_flask"
 
 
 def use_sessions(app: Flask, database: Any, **options: Any) -> SessionMiddleware:
@@ -21,12 +24,31 @@ def use_sessions(app: Flask, database: Any, **options: Any) -> SessionMiddleware
     Raises ConfigurationError as SessionMiddleware does.
     """
     middleware = SessionMiddleware(app.wsgi_app, database, **options)
+    middleware.session_class = FlaskSession
     app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's documented way to add a middleware
     app.session_interface = MiddlewareSessions(middleware)
-    # Flask would answer 500 before these errors reach the middleware.
-    app.register_error_handler(SessionInterrupted, lambda error: _response(interrupted()))
-    app.register_error_handler(StoreUnavailable, lambda error: _response(unavailable()))
+    for error in (SessionInterrupted, StoreUnavailable, SessionConflict):
+        app.register_error_handler(error, _LeftToMiddleware)
     return middleware
+
+
+class FlaskSession(Session, SessionMixin):
+    """The session, with what Flask has beside a dictionary."""
+
+    @property
+    def new(self) -> bool:  # type: ignore[override]  # Flask has an attribute
+        """Whether the session is not stored yet."""
+        return self.created_at is None
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the cookie outlives the browser's window; how long is the middleware's ``idle_timeout``."""
+        return not self.get_expire_at_browser_close()
+
+    @permanent.setter
+    def permanent(self, value: bool) -> None:
+        if value != self.permanent:
+            self.set_expiry(self._settings.lifetime.idle if value else 0)
 
 
 class MiddlewareSessions(SessionInterface):
@@ -36,22 +58,33 @@ class MiddlewareSessions(SessionInterface):
         self._middleware = middleware
 
     def open_session(self, app: Flask, request: Request) -> Any:
-        """Return the session of this request; one opened here for ``test_client().session_transaction()``."""
+        """Return the session of this request.
+
+        Where no middleware was passed (``test_request_context``, ``test_client().session_transaction()``)
+        one is opened here, and `save_session` stores it.
+        """
         session = request.environ.get(self._middleware.environ_key)
         if isinstance(session, Session):
             return session
-        request.environ["sessionware.opened_by_flask"] = True
+        request.environ[_OPENED_HERE] = True
         return self._middleware.process_request(request.environ)
 
     def save_session(self, app: Flask, session: Any, response: Response) -> None:
         """Do nothing: the middleware stores the session. Only what was opened here is stored here."""
         from flask import request
 
-        if request.environ.pop("sessionware.opened_by_flask", False):
+        if request.environ.pop(_OPENED_HERE, False):
             headers = self._middleware.process_response(request.environ, response.status, list(response.headers))
             response.headers.clear()
             response.headers.extend(headers)
 
 
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, status=answer.status, headers=answer.headers)
+class _LeftToMiddleware(Response):
+    """Instead of Flask's 500: raises the error again where the middleware sees it, which answers."""
+
+    def __init__(self, error: SessionwareError) -> None:
+        super().__init__(status=400 if isinstance(error, SessionInterrupted) else 503)  # for after_request
+        self._error = error
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> NoReturn:
+        raise self._error

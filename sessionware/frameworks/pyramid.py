@@ -52,6 +52,15 @@ class PyramidSession:
         return len(self._session)
 
     @property
+    def modified(self) -> bool:
+        """Whether the values were changed; may be set."""
+        return self._session.modified
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._session.modified = value
+
+    @property
     def created(self) -> int:
         """Return when the session was created, in epoch seconds; 0 if it is not stored."""
         created = self._session.created_at
@@ -64,7 +73,7 @@ class PyramidSession:
 
     def changed(self) -> None:
         """Have the session stored; changes inside of values are noticed without it."""
-        self._session.modified = True
+        self.modified = True
 
     def invalidate(self) -> None:
         """End the session at once."""

@@ -9,6 +9,8 @@ counting   the statements and transactions a piece of code costs
 faults     the same calls failing, one after the other
 proxy      the wire between a driver and its server: counted, or broken
 wsgi       a strict WSGI server in one function, and a browser
+values     values of every kind, and the difference between them
+apps       applications of every shape, and a site to visit
 jar        a browser's cookie jar (RFC 6265bis)
 site       pages that are functions of the session, and what they leave in the table
 cache      a shared HTTP cache (RFC 9111)

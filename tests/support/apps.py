@@ -6,7 +6,7 @@ from typing import Any
 
 from sessionware import Session, SessionEvent, SessionMiddleware
 from tests.support.clock import Clock
-from tests.support.wsgi import Body, Browser, Reply, WSGIApp, validated
+from tests.support.wsgi import Body, Browser, Reply, WSGIApp, make_environ, validated
 
 KEY = "sessionware.session"
 PLAIN = [("Content-Type", "text/plain")]
@@ -100,6 +100,17 @@ def restarting(action: Action, status: str = "200 OK", headers: Any = PLAIN) -> 
     return app
 
 
+def answering(body: Callable[[], Any], action: Action = nothing, status: str = "200 OK") -> Any:
+    """Return an application that does *action* and answers with *body*."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        action(environ[KEY])
+        start_response(status, list(PLAIN))
+        return body()
+
+    return app
+
+
 SHAPES: dict[str, Shape] = {
     "list": as_list,
     "tuple": as_tuple,
@@ -161,6 +172,12 @@ class Site:
 
     def _run(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return self._answer(environ, start_response)
+
+
+def opened(site: Site, key: str | None) -> Session:
+    """Return the session of a new request with this key; nobody answers it."""
+    cookie = None if key is None else f"{site.middleware.cookie.name}={key}"
+    return site.middleware.process_request(make_environ(cookie=cookie))
 
 
 def _text(found: object) -> bytes:

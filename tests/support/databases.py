@@ -17,6 +17,8 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.pool import Pool
 
+from sessionware.database import _databases
+from sessionware.engine import in_memory
 from tests.support.servers import MARIADB, POSTGRESQL, Kind, Server, attach, find_mariadb, find_postgresql
 
 RESTRICTION = "SESSIONWARE_TEST_DATABASES"
@@ -190,9 +192,19 @@ def closing_connections() -> Iterator[None]:
         yield
     finally:
         event.remove(Pool, "connect", keep)
+        _close_pools()
         for connection in opened:
             with suppress(Exception):  # some drivers refuse to close what is closed
                 connection.close()
+
+
+def _close_pools() -> None:
+    """Have the package close its connections itself: a pool that finds one closed, when it is collected, logs that."""
+    for database in list(_databases):
+        if not in_memory(database.engine.url):
+            while database._idle:
+                database._idle.pop().close()
+            database.engine.dispose()
 
 
 def _address(dialect: str) -> str:

@@ -1,9 +1,9 @@
 """A site to attack: one application whose pages are functions of the session.
 
-    site = Site(url)
-    key = site.begin(cart=[1])
-    site.visit(lambda session: session["cart"].append(2), key)
-    assert site.values(key) == {"cart": [1, 2]}
+site = Site(url)
+key = site.begin(cart=[1])
+site.visit(lambda session: session["cart"].append(2), key)
+assert site.values(key) == {"cart": [1, 2]}
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -18,6 +18,7 @@ from tests.support.driver import Call, Proceed, watching
 # the order less strict, never the test wrong.
 STUCK = 0.02
 GLANCE = 0.001
+SLOW = 0.5
 PATIENCE = 30.0
 
 
@@ -44,7 +45,7 @@ class Actor:
     def start(self) -> None:
         """Run to the first stop."""
         self._thread.start()
-        self._settle(PATIENCE)
+        self._settle(SLOW)
 
     def step(self) -> None:
         """Make the statement it stands before, and run to the next stop, to the end, or into a lock."""

@@ -1,0 +1,55 @@
+"""Removing expired rows: in small batches, each a statement of its own, with a rest after each."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .database import Statement
+from .record import purge_hour
+from .table import Statements, numbered
+
+Run = Callable[[Statement, Mapping[str, Any]], Any]
+
+
+def remove_expired(
+    run: Run,
+    sql: Statements,
+    now: int,
+    batch_size: int,
+    max_batches: int | None,
+    on_batch: Callable[[int], object] | None,
+) -> int:
+    """Delete what had expired at *now*, in up to *max_batches* batches (None: all); return how many rows.
+
+    *run* runs one statement in autocommit; *on_batch* is told how many each batch has removed.
+    """
+    removed = batches = 0
+    while max_batches is None or batches < max_batches:
+        began = time.monotonic()
+        looked_at, deleted = _remove_batch(run, sql, now, batch_size)
+        removed += deleted
+        batches += 1
+        if on_batch is not None and looked_at:
+            on_batch(deleted)
+        if looked_at < batch_size:
+            break
+        time.sleep(time.monotonic() - began)
+    return removed
+
+
+def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, int]:
+    """Remove one batch of rows whose hour has come; return how many were looked at, and how many removed.
+
+    A use moves a session's end but not its purge hour, so that PostgreSQL updates the row in place (HOT):
+    who is found alive here gets its new hour now.
+    """
+    due = run(sql.list_due, {"hour": purge_hour(now), "now": now, "size": size})
+    # In the order of the primary key, as requests lock: the order of the index would deadlock on MariaDB.
+    dead = sorted(bytes(digest) for digest, end in due if end <= now)
+    used = sorted(bytes(digest) for digest, end in due if end > now)
+    deleted = 0
+    if dead:
+        deleted = run(sql.delete_expired_of(size), numbered(dead, size) | {"now": now})
+    if used:
+        run(sql.postpone_all_of(size), numbered(used, size))
+    return len(due), deleted

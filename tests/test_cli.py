@@ -1,0 +1,294 @@
+"""The ``sessionware`` command: what it does, what it says, and what it never says."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+
+from sessionware import SessionStore
+from sessionware.cli import main
+from sessionware.keys import new_key
+from tests.support.clock import Clock
+from tests.support.rows import all_rows, new_record, put_many, row_count
+
+ROOT = Path(__file__).parents[1]
+SECRET = "hunter2"
+COMMAND = [sys.executable, "-c", "from sessionware.cli import main; main(prog_name='sessionware')"]
+NOWHERE = f"postgresql+psycopg://somebody:{SECRET}@127.0.0.1:1/nothing"
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command() -> Command:
+    """The command in this process; stdin is what *typed* says, and no terminal."""
+
+    def run(*words: str, database: str | None = None, typed: str = "") -> Result:
+        environ = {"SESSIONWARE_DATABASE": database}
+        return CliRunner().invoke(main, words, input=typed, env=environ, prog_name="sessionware")
+
+    return run
+
+
+@pytest.fixture
+def store(any_engine: str) -> SessionStore:
+    """A store whose table is there, on each engine."""
+    store = SessionStore(any_engine)
+    store.create_table()
+    return store
+
+
+def url_of(store: SessionStore) -> str:
+    """Return the URL to be put on the command line, password and all."""
+    return store.database.engine.url.render_as_string(hide_password=False)
+
+
+def test_init_creates_table_and_indexes_once(any_engine: str, command: Command) -> None:
+    """For roles that may not create tables themselves; a deployment script runs it every time."""
+    first, second = (command("init", database=any_engine) for _ in range(2))
+    inspector = sa.inspect(SessionStore(any_engine).database.engine)
+
+    assert (first.exit_code, first.output) == (0, "The table sessionware_session is there.\n")
+    assert (second.exit_code, second.output) == (0, first.output)
+    assert {index["column_names"][0] for index in inspector.get_indexes("sessionware_session")} >= {
+        "user_id",
+        "purge_hour",
+    }
+
+
+def test_the_option_wins_over_the_environment(sqlite: str, command: Command) -> None:
+    """What stands on the command line was meant."""
+    result = command("--database", sqlite, "--table", "visits", "init", database=NOWHERE)
+
+    assert (result.exit_code, result.output) == (0, "The table visits is there.\n")
+    assert sa.inspect(SessionStore(sqlite).database.engine).get_table_names() == ["visits"]
+
+
+def test_purge_removes_what_has_expired_and_nothing_else(store: SessionStore, command: Command) -> None:
+    """In batches; without a terminal there is no bar in the log of cron, only its label and the result."""
+    now = store.clock()
+    put_many(store, [new_record(now - 9000, lives=1000) for _ in range(5)])
+    (alive,) = put_many(store, [new_record(now)])
+    result = command("purge", "--batch-size", "2", database=url_of(store))
+
+    assert result.exit_code == 0
+    assert result.stdout == "5 expired rows removed.\n"
+    assert result.stderr == "Purging\n"
+    assert set(all_rows(store)) == {alive}
+
+
+def test_purge_of_nothing(store: SessionStore, command: Command) -> None:
+    """The usual case is no special case."""
+    assert command("purge", database=url_of(store)).stdout == "0 expired rows removed.\n"
+
+
+@pytest.mark.parametrize("size", ["0", "10001", "many"])
+def test_purge_refuses_odd_batches(sqlite: str, command: Command, size: str) -> None:
+    """Before anything is asked of the database."""
+    assert command("purge", "--batch-size", size, database=sqlite).exit_code == 2
+
+
+def test_show_prints_values_and_not_the_key(store: SessionStore, command: Command) -> None:
+    """The output may be pasted into a ticket: the key must not be in it."""
+    key = store.create({"cart": {"beans": 2}, "since": (1, "x")}, "ada")
+    result = command("show", database=url_of(store), typed=f" {key}\n")
+
+    assert result.exit_code == 0
+    assert result.output == "{'cart': {'beans': 2}, 'since': (1, 'x')}\n"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("\n", id="an empty line"),
+        pytest.param("no key at all\n", id="malformed"),
+        pytest.param(f"{new_key()}\n", id="unknown"),
+    ],
+)
+def test_show_of_no_session_says_so_without_the_key(sqlite: str, command: Command, typed: str) -> None:
+    """A typing error may be one letter away from a secret."""
+    SessionStore(sqlite).create_table()
+    result = command("show", database=sqlite, typed=typed)
+
+    assert result.exit_code == 1
+    assert result.output == "Error: There is no live session with this key, or its row cannot be decoded.\n"
+
+
+def test_show_of_an_expired_session_is_of_none(sqlite: str, command: Command) -> None:
+    """Over means over, for administrators too."""
+    key = SessionStore(sqlite, clock=Clock(1_000_000_000)).create({"a": 1})
+
+    assert command("show", database=sqlite, typed=key).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["purge", "show"])
+def test_a_missing_table_is_named_with_its_remedy(any_engine: str, command: Command, name: str) -> None:
+    """The first thing to go wrong in a deployment; and looking creates nothing."""
+    result = command(name, database=any_engine, typed=new_key())
+
+    assert result.exit_code == 1
+    assert "The sessions table does not exist: run `sessionware init`" in result.output
+    assert sa.inspect(SessionStore(any_engine).database.engine).get_table_names() == []
+
+
+@pytest.mark.parametrize("name", ["init", "purge", "show"])
+def test_an_unreachable_database_is_one_line(command: Command, name: str) -> None:
+    """For cron's mail: no traceback, no password."""
+    result = command(name, database=NOWHERE, typed=new_key())
+
+    assert result.exit_code == 1
+    assert re.fullmatch(r"Error: The [^\n]+\n", result.output)
+    assert SECRET not in result.output
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(f"somebody:{SECRET}@host/shop", id="no scheme"),
+        pytest.param(f"oracle://somebody:{SECRET}@host/shop", id="unknown database"),
+        pytest.param(f"postgresql+nosuch://somebody:{SECRET}@host/shop", id="unknown driver"),
+        pytest.param(f"postgresql+psycopg://somebody:{SECRET}@host:port/shop", id="port"),
+        pytest.param("", id="empty"),
+        pytest.param(None, id="none at all"),
+    ],
+)
+def test_a_wrong_url_is_a_usage_error_without_the_password(command: Command, url: str | None) -> None:
+    """It may stand in the log of a deployment."""
+    result = command("purge", database=url)
+
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+    assert "atabase" in result.output
+    assert SECRET not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_wrong_table_name_is_a_usage_error(sqlite: str, command: Command) -> None:
+    """It would otherwise be SQL."""
+    result = command("--table", "a; drop table b", "init", database=sqlite)
+
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["init", "--help"], ["purge", "-h"], ["show", "--help"]])
+def test_help_needs_no_database(command: Command, words: list[str]) -> None:
+    """Who asks for help has not set it up yet."""
+    result = command(*words)
+
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: sessionware ")
+
+
+def test_help_names_the_commands(command: Command) -> None:
+    """One line each."""
+    output = command("--help").output
+
+    assert all(re.search(rf"^  {name}  +\S", output, re.MULTILINE) for name in ("init", "purge", "show"))
+    assert "SESSIONWARE_DATABASE" in output
+
+
+def run_process(words: list[str], database: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the command as a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *words],
+        input=typed,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "SESSIONWARE_DATABASE": database},
+        timeout=60,
+    )
+
+
+def test_as_a_process(any_engine: str) -> None:
+    """The command as cron and people run it."""
+    assert run_process(["init"], any_engine).returncode == 0
+    key = SessionStore(any_engine).create({"count": 1})
+    shown, purged = run_process(["show"], any_engine, typed=f"{key}\n"), run_process(["purge"], any_engine)
+
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "{'count': 1}\n", "")
+    assert (purged.returncode, purged.stdout) == (0, "0 expired rows removed.\n")
+
+
+class Terminal:
+    """The command with a terminal for stdin and stderr; stdout is a pipe."""
+
+    def __init__(self, words: list[str], database: str) -> None:
+        self._near, far = pty.openpty()
+        self._process = subprocess.Popen(
+            [*COMMAND, *words],
+            stdin=far,
+            stdout=subprocess.PIPE,
+            stderr=far,
+            cwd=ROOT,
+            env={**os.environ, "SESSIONWARE_DATABASE": database, "TERM": "xterm"},
+            start_new_session=True,
+            text=True,
+        )
+        os.close(far)
+        self.screen = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read what appears on the screen until *text* has."""
+        while text not in self.screen:
+            self.screen += self._read() or pytest.fail(f"{text!r} did not appear in {self.screen!r}")
+
+    def type(self, text: str) -> None:
+        """Type *text*."""
+        os.write(self._near, text.encode())
+
+    def end(self) -> str:
+        """Return what was printed, when the process has ended."""
+        output, _ = self._process.communicate(timeout=60)
+        while read := self._read():
+            self.screen += read
+        os.close(self._near)
+        assert self._process.returncode == 0
+        return output
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._near, 4096).decode()
+        except OSError:  # so Linux says that the other side is closed
+            return ""
+
+
+@pytest.fixture
+def terminal(sqlite: str) -> Iterator[Callable[..., Terminal]]:
+    """Start a command at a terminal."""
+
+    def start(*words: str) -> Terminal:
+        return Terminal(list(words), sqlite)
+
+    return start
+
+
+def test_a_key_typed_at_a_terminal_is_not_echoed(sqlite: str, terminal: Callable[..., Terminal]) -> None:
+    """Who looks over the shoulder, or at the recording of the screen, would have the session."""
+    key = SessionStore(sqlite).create({"count": 1})
+    session = terminal("show")
+    session.wait_for("Session key: ")
+    session.type(f"{key}\n")
+
+    assert session.end() == "{'count': 1}\n"
+    assert key not in session.screen
+
+
+def test_purge_at_a_terminal_has_a_bar(sqlite: str, terminal: Callable[..., Terminal]) -> None:
+    """The first purge of a table that was never purged takes a while."""
+    store = SessionStore(sqlite)
+    store.create_table()
+    put_many(store, [new_record(store.clock() - 9000, lives=1000) for _ in range(3)])
+    session = terminal("purge")
+
+    assert session.end() == "3 expired rows removed.\n"
+    assert "100%" in session.screen
+    assert row_count(store) == 0

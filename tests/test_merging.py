@@ -1,0 +1,86 @@
+"""What a merge calls and reports, seen from a request."""
+
+from typing import Any
+
+import pytest
+
+from sessionware import MISSING, SessionEvent, SessionMiddleware
+from tests.support.visit import Visit
+
+Conflict = tuple[str, Any, Any, Any]
+
+
+def collided(middleware: SessionMiddleware, base: dict[str, Any], mine: Any, theirs: Any) -> dict[str, Any] | None:
+    """Store *base*, have two requests change "k" of it, and return what is stored in the end; None deletes."""
+    key = middleware.store.create(base)
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    for visit, value in ((first, mine), (second, theirs)):
+        if value is None:
+            del visit.session["k"]
+        else:
+            visit.session["k"] = value
+    second.end()
+    first.end()
+    return middleware.store.read(key)
+
+
+def test_without_a_handler_the_later_save_wins_and_an_event_says_so(database: str) -> None:
+    """Somebody has to win, and nobody should have to guess who did."""
+    events: list[SessionEvent] = []
+    middleware = SessionMiddleware(lambda *_: [], database, on_event=events.append)
+
+    assert collided(middleware, {"k": 0}, 1, 2) == {"k": 1}
+    (event,) = [event for event in events if event.kind == "merged"]
+    assert event.reason == "1 keys changed on both sides"
+    assert event.handle is not None
+
+
+@pytest.mark.parametrize(
+    ("base", "mine", "theirs", "called"),
+    [
+        pytest.param({"k": 0}, 1, 2, [("k", 0, 1, 2)], id="both-changed"),
+        pytest.param({}, 1, 2, [("k", MISSING, 1, 2)], id="both-new"),
+        pytest.param({"k": 0}, None, 2, [("k", 0, MISSING, 2)], id="deleted-against-changed"),
+        pytest.param({"k": 0}, 1, 1, [], id="changed-alike"),
+        pytest.param({"k": {"x": 1}}, {"x": 1, "y": 2}, {"x": 1, "z": 3}, [], id="different-places-inside"),
+        pytest.param({"k": {"x": 1}}, {"x": 2}, {"x": 3}, [("x", 1, 2, 3)], id="one-place-inside"),
+    ],
+)
+def test_the_handler_is_asked_about_conflicts_alone(
+    sqlite: str, base: dict[str, Any], mine: Any, theirs: Any, called: list[Conflict]
+) -> None:
+    """It knows what the application means; it is not bothered with what is no conflict."""
+    seen: list[Conflict] = []
+
+    def decide(*conflict: Any) -> Any:
+        seen.append(conflict)
+        return "decided"
+
+    stored = collided(SessionMiddleware(lambda *_: [], sqlite, on_conflict=decide), base, mine, theirs)
+
+    assert seen == called
+    assert ("decided" in str(stored)) is bool(called)
+
+
+def test_a_handler_that_returns_missing_deletes(sqlite: str) -> None:
+    """Neither of two values may be the right answer."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite, on_conflict=lambda *_: MISSING)
+
+    assert collided(middleware, {"k": 0, "other": 1}, 1, 2) == {"other": 1}
+
+
+def test_references_the_application_holds_stay_good_after_a_merge(sqlite: str) -> None:
+    """A save in the middle of a request must not leave it with a copy that nobody stores."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    key = middleware.store.create({"deep": {"x": 1}})
+    visit = Visit(middleware, key)
+    inner = visit.session["deep"]
+    inner["mine"] = 1
+    other = Visit(middleware, key)
+    other.session["deep"]["theirs"] = 2
+    other.end()
+    visit.session.save()
+    inner["late"] = 3
+    visit.end()
+
+    assert middleware.store.read(key) == {"deep": {"x": 1, "mine": 1, "theirs": 2, "late": 3}}
