@@ -18,6 +18,9 @@ from tests.support.databases import dialect_of
 from tests.support.rows import new_record, put, random_digest
 from tests.support.wsgi import Browser
 
+# Python 3.12 warns of a fork beside other threads, which is what some tests here are about.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
 SECRET = "hunter2-hunter2"
 PATIENCE = 20.0
 

@@ -112,15 +112,15 @@ def test_a_table_name_is_a_plain_name(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 40, "_x", "Select", "Sessions_2"])
-def test_a_table_of_another_name_works_alike(database: str, name: str) -> None:
+def test_a_table_of_another_name_works_alike(any_engine: str, name: str) -> None:
     """Reserved words and capitals are quoted; index names fit the shortest limit of any engine."""
-    store = SessionStore(database, name)
+    store = SessionStore(any_engine, name)
     key = store.create({"a": 1}, "bob")
     digest = random_digest()
     seen = new_record(store.clock())
     store.insert(digest, seen)
 
-    assert SessionStore(database, name).read(key) == {"a": 1}
+    assert SessionStore(any_engine, name).read(key) == {"a": 1}
     assert store.rotate(digest, random_digest(), new_record(store.clock()), seen.revision, int(store.clock()))
     assert store.revoke_user("bob") == 1
     assert store.purge() == 0

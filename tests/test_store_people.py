@@ -122,8 +122,9 @@ def test_users_that_look_alike_are_not_the_same(store: SessionStore) -> None:
 @pytest.mark.parametrize(
     "user_id", ["", " bob", "bob ", "bob\t", "b\x00b", "\ud800", "x" * 256, "a\u200bb", 3.0, True, None, b"bob"]
 )
-def test_a_user_that_cannot_be_kept_exactly_is_refused(store: SessionStore, user_id: object) -> None:
+def test_a_user_that_cannot_be_kept_exactly_is_refused(sqlite: str, user_id: object) -> None:
     """Before any statement: MariaDB pads with blanks, PostgreSQL knows no NUL, nobody stores half a surrogate."""
+    store = SessionStore(sqlite)
     with statements(store.database.engine) as calls:
         with pytest.raises((TypeError, ValueError)):
             store.sessions_of(user_id)  # type: ignore[arg-type]
