@@ -311,7 +311,7 @@ class Database:
             return pool.connect()
         except Exception as error:
             # SQLAlchemy's pool does keep it in a variable.
-            raise _Failed(error.with_traceback(None), diagnose(error, self.dialect)) from None
+            raise _Failed(error.with_traceback(None), diagnose(error, self.dialect).at_connecting()) from None
         finally:
             with self._idle_lock:
                 self._waiting -= 1
@@ -394,6 +394,8 @@ def _as_ours(trouble: Trouble) -> Exception:
         return TableMissing("The sessions table does not exist: run `sessionware init`, or pass create_table=True.")
     if trouble.kind is Kind.LOST:
         return ConnectionLost(f"The connection to the database broke ({trouble.code}).")
+    if trouble.kind is Kind.UNREACHABLE:
+        return StoreUnavailable(f"The database cannot be reached ({trouble.code}).")
     busy = trouble.kind in (Kind.TRANSIENT, Kind.NO_ROOM)
     return StoreUnavailable(f"The database did not do what it was asked ({trouble.code}).", busy=busy)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 logger = logging.getLogger("sessionware")
-logger.addHandler(logging.NullHandler())
 
 EventKind = Literal[
     "created",  # a first row was stored

@@ -45,7 +45,9 @@ class Exchange:
         if self.started and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self.started = True
-        self._status, self._headers, self._exc_info = status, headers, exc_info
+        self._status, self._headers = status, headers
+        if exc_info is not None:
+            self._exc_info = exc_info
         return self._write
 
     @property
@@ -59,11 +61,11 @@ class Exchange:
             return
         headers = self._responder.process_response(self._environ, self._status, self._headers)
         self.decided = True
+        if self._exc_info is None:
+            self._server_write = self.server_start(self._status, headers)
+            return
         exc_info, self._exc_info = self._exc_info, None  # kept longer, it would tie up its frames
-        start = self.server_start
-        self._server_write = (
-            start(self._status, headers) if exc_info is None else start(self._status, headers, exc_info)
-        )
+        self._server_write = self.server_start(self._status, headers, exc_info)
 
     def _start_again(self, status: str, headers: Headers, exc_info: ExcInfo) -> Write:
         # The server raises if the first headers are gone; else these replace them, session headers and all.

@@ -264,9 +264,10 @@ class Lifecycle:
 
     def _write(self, draft: Record) -> bool | None:
         assert self.record is not None, "only a stored session is overwritten"
-        base, now = self.record.revision, self.now()
+        old, base, now = self.record, self.record.revision, self.now()
         if self.next_key is None:
-            return self._store.update(self.digest, draft, base, now)
+            later = draft.expires_at >= old.expires_at and draft.expiry == old.expiry and draft.format == old.format
+            return self._store.update(self.digest, draft, base, now, later=later)
         return self._with_next_key(lambda new: self._store.rotate(self.digest, new, draft, base, now))
 
     def _overwrite_locked(self) -> None:

@@ -139,6 +139,8 @@ class SessionMiddleware:
         except BaseException:
             _close(body)
             raise
+        if session.life is None and exchange.started and type(body) is list:
+            return body  # nothing to do, and nobody left who could
         return self._hand_over(body, exchange, session, environ)
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:

@@ -98,15 +98,19 @@ class SessionStore:
                 return found.revision == record.revision
         raise lost
 
-    def update(self, digest: bytes, record: Record, base: int, now: int) -> bool | None:
+    def update(self, digest: bytes, record: Record, base: int, now: int, *, later: bool = False) -> bool | None:
         """Store *record* over the live row whose revision is *base*; return whether that row was still there.
+
+        *later*: only the values and the end are new, and the end is not earlier than it was. Then no
+        indexed column is touched: the purge finds the row in its old hour, and puts it off.
 
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
+        statement = self._sql.overwrite if later else self._sql.update
         for _ in range(_LOSSES):
             try:
-                return self._write(self._sql.update, _over(digest, digest, record, base, now)) == 1
+                return self._write(statement, _over(digest, digest, record, base, now)) == 1
             except ConnectionLost as error:
                 lost = error
             found = self.load(digest)

@@ -17,6 +17,7 @@ class Kind(Enum):
     LOST = auto()  # the connection is of no more use: broken, or its server has become read-only
     DUPLICATE = auto()  # a key that exists
     NO_TABLE = auto()
+    UNREACHABLE = auto()
     FATAL = auto()
 
 
@@ -25,6 +26,10 @@ class Trouble(NamedTuple):
 
     kind: Kind
     code: str
+
+    def at_connecting(self) -> "Trouble":
+        """Return what this means where it came instead of a connection."""
+        return self._replace(kind=Kind.UNREACHABLE) if self.kind is Kind.FATAL else self
 
 
 _POSTGRESQL = {

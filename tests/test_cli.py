@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tests.support.rows import all_rows, new_record, put_many, row_count
 
 ROOT = Path(__file__).parents[1]
 SECRET = "hunter2"
+PATIENCE = 20.0
 COMMAND = [sys.executable, "-c", "from sessionware.cli import main; main(prog_name='sessionware')"]
 NOWHERE = f"postgresql+psycopg://somebody:{SECRET}@127.0.0.1:1/nothing"
 
@@ -255,6 +257,9 @@ class Terminal:
         return output
 
     def _read(self) -> str:
+        if not select.select([self._near], [], [], PATIENCE)[0]:
+            self._process.kill()
+            pytest.fail(f"nothing more appeared after {self.screen!r}")
         try:
             return os.read(self._near, 4096).decode()
         except OSError:  # so Linux says that the other side is closed
