@@ -8,6 +8,8 @@ driver     every call that reaches a driver, on any engine
 counting   the statements and transactions a piece of code costs
 faults     the same calls failing, one after the other
 proxy      the wire between a driver and its server: counted, or broken
+rows       rows to put under the store, and what its table holds
+first_start  many processes that meet an empty database at once
 wsgi       a strict WSGI server in one function, and a browser
 values     values of every kind, and the difference between them
 apps       applications of every shape, and a site to visit
