@@ -11,9 +11,11 @@ from sessionware.record import Record
 def last_write_wins() -> None:
     """Save the whole of what was loaded over whatever is there by now."""
 
-    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int) -> bool | None:
+    def update(
+        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
+    ) -> bool | None:
         found = self.load(digest)
-        return found is not None and genuine(self, digest, record, found.revision, now)
+        return found is not None and genuine(self, digest, record, found.revision, now, later=later)
 
     genuine = SessionStore.update
     SessionStore.update = update  # type: ignore[method-assign]
@@ -22,8 +24,10 @@ def last_write_wins() -> None:
 def upsert() -> None:
     """Store a session that is not there as if it were new."""
 
-    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int) -> bool | None:
-        if genuine(self, digest, record, base, now):
+    def update(
+        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
+    ) -> bool | None:
+        if genuine(self, digest, record, base, now, later=later):
             return True
         found = self.load(digest)
         return self.insert(digest, record) if found is None else False
@@ -36,9 +40,11 @@ def early_acknowledgement() -> None:
     """Answer before the commit, which some commits do not outlive."""
     turns = {"taken": 0}
 
-    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int) -> bool | None:
+    def update(
+        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
+    ) -> bool | None:
         turns["taken"] += 1
-        return True if turns["taken"] % 5 == 0 else genuine(self, digest, record, base, now)
+        return True if turns["taken"] % 5 == 0 else genuine(self, digest, record, base, now, later=later)
 
     genuine = SessionStore.update
     SessionStore.update = update  # type: ignore[method-assign]
