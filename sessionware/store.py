@@ -297,12 +297,16 @@ class SessionStore:
 
         *keep* is a handle (``session.handle``, also while that session is getting a new key) or a session key.
 
-        Final also for requests in flight and for logins that began before. Raises StoreUnavailable.
+        Final also for requests in flight and for logins that began before. Raises ValueError for a *keep*
+        that is neither, with nothing ended, and StoreUnavailable.
         """
         user = keys.checked_user_id(user_id)
         kept = keys.as_handle(keep)
+        span = _NOBODY if kept is None else keys.handle_range(kept)
+        if span is None:
+            raise ValueError("keep must be a handle or a session key.")
+        low, high = span
         stamp = self._mark(user, kept)
-        low, high = (keys.handle_range(kept) if kept else None) or _NOBODY
         ended = self._write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
         self._finish_mark(user, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")

@@ -171,6 +171,17 @@ def test_all_sessions_of_a_user_end_but_the_one_that_is_kept(store: SessionStore
     assert store.revoke_user("bob") == 0
 
 
+@pytest.mark.parametrize("keep", ["", "bob", "0" * 31, "G" * 32])
+def test_what_is_no_session_cannot_be_kept(store: SessionStore, keep: str) -> None:
+    """A slip must not log the caller out with all the others."""
+    key = store.create({}, "bob")
+
+    with pytest.raises(ValueError, match="keep must be a handle or a session key"):
+        store.revoke_user("bob", keep=keep)
+
+    assert store.exists(key)
+
+
 @pytest.mark.parametrize("keep", [None, "0" * 32, "k" * 43], ids=["nobody", "a-handle", "a-key"])
 def test_keeping_nobody_ends_them_all(store: SessionStore, keep: str | None) -> None:
     """A kept session that is not there keeps no other."""
