@@ -37,6 +37,8 @@ _POSTGRESQL = {
     "40P01": Kind.TRANSIENT,  # deadlock
     "55P03": Kind.TRANSIENT,  # lock timeout
     "53300": Kind.TRANSIENT,  # too many connections
+    "57P01": Kind.LOST,  # ended by an administrator
+    "57P02": Kind.LOST,  # the server is going down
     "25006": Kind.LOST,  # read-only: this server was the primary until a failover
     "23505": Kind.DUPLICATE,
     "42P01": Kind.NO_TABLE,
@@ -78,7 +80,15 @@ def _kind(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> 
     known = _KINDS[dialect.name].get(code)
     if known is not None:
         return known
-    return Kind.LOST if dialect.is_disconnect(error, connection, None) else Kind.FATAL
+    lost = dialect.is_disconnect(error, connection, None) or _is_of_libpq(error, code, dialect, connection)
+    return Kind.LOST if lost else Kind.FATAL
+
+
+def _is_of_libpq(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> bool:
+    """Return whether libpq itself failed on a connection: its errors have no code, and may leave it half open."""
+    if dialect.name != "postgresql" or connection is None or code is not None:
+        return False
+    return isinstance(error, dialect.loaded_dbapi.OperationalError)
 
 
 _KINDS: dict[str, dict[Any, Kind]] = {
