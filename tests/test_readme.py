@@ -44,7 +44,7 @@ def in_code(text: str) -> list[str]:
 
 def commands() -> list[str]:
     """Return the indented lines that begin with a virtual environment."""
-    return re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
+    return re.findall(r"^(python3 -m venv .*)$", README, re.MULTILINE)
 
 
 def test_first_code_runs_and_counts(any_engine: str) -> None:
