@@ -14,7 +14,9 @@ The way of a request, in the order of the files:
     purge        removing expired rows in batches
     table        the table and its statements
     schema       creating it while many processes start
-    database     connections, transactions, and their errors made ours
+    database     statements and transactions run until done, and their errors made ours
+    connections  lent for one step, and given back
+    statement    SQL compiled once, run on a driver's cursor
     engine       the engine made for a URL
     trouble      what a driver's error means
     codec        values <-> text

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .database import Statement
 from .record import purge_hour
+from .statement import Statement
 from .table import Statements, numbered
 
 Run = Callable[[Statement, Mapping[str, Any]], Any]

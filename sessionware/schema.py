@@ -4,8 +4,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .database import PATIENCE_SECONDS, Database, DuplicateKey, Execute, Statement
+from .database import PATIENCE_SECONDS, Database, DuplicateKey
 from .errors import StoreUnavailable
+from .statement import Execute, Statement
 
 
 def create_table(database: Database, table: sa.Table) -> None:

@@ -15,12 +15,13 @@ import sqlalchemy as sa
 
 from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
-from .database import ConnectionLost, Database, DuplicateKey, Execute, Statement, TableMissing
+from .database import ConnectionLost, Database, DuplicateKey, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
 from .purge import Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
+from .statement import Execute
 from .table import TABLE_NAME, Statements, make_table, numbered
 
 _PAGE = 1000
@@ -62,7 +63,7 @@ class SessionStore:
         on_event: Callable[[SessionEvent], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.database = Database(database)
+        self.database = Database(database, self.create_table if create_table else None)
         self.table = make_table(sa.MetaData(), table_name)
         self.codec: Codec = TaggedJSON() if codec is None else codec
         options.codec("codec", self.codec)
@@ -70,25 +71,24 @@ class SessionStore:
         self.events = Events(on_event, clock)
         self.clock = clock
         self._sql = Statements(self.table, self.database.dialect)
-        self._may_create = create_table
 
     # Verbs of sessions
 
     def load(self, digest: bytes) -> Record | None:
         """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
-        rows = self._read(self._sql.load, {"digest": digest})
+        rows = self.database.read(self._sql.load, {"digest": digest})
         return Record._make(rows[0]) if rows else None
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
-        rows = self._read(self._sql.load_any, numbered(digests, 4))
+        rows = self.database.read(self._sql.load_any, numbered(digests, 4))
         return {bytes(row[0]): Record._make(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
         for _ in range(_LOSSES):
             try:
-                return self._write(self._sql.insert, _row(digest, record)) == 1
+                return self.database.write(self._sql.insert, _row(digest, record)) == 1
             except DuplicateKey:
                 lost = StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
             except ConnectionLost as error:
@@ -110,7 +110,7 @@ class SessionStore:
         statement = self._sql.overwrite if later else self._sql.update
         for _ in range(_LOSSES):
             try:
-                return self._write(statement, _over(digest, digest, record, base, now)) == 1
+                return self.database.write(statement, _over(digest, digest, record, base, now)) == 1
             except ConnectionLost as error:
                 lost = error
             found = self.load(digest)
@@ -197,17 +197,17 @@ class SessionStore:
         end = record.expires_at
         values = {"p_used_at": now, "p_expires_at": end, "digest": digest}
         values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
-        return self._write(self._sql.touch, values, repeatable=True) == 1
+        return self.database.write(self._sql.touch, values, repeatable=True) == 1
 
     def touch_unseen(self, digest: bytes, lifetime: Lifetime, now: int) -> bool:
         """Extend a live session of default lifetime without reading it; return whether there was one."""
         absolute = FOREVER if lifetime.absolute is None else lifetime.absolute
         values = {"digest": digest, "now": now, "idle": lifetime.idle, "absolute": absolute}
-        return self._write(self._sql.touch_unseen, values, repeatable=True) == 1
+        return self.database.write(self._sql.touch_unseen, values, repeatable=True) == 1
 
     def delete(self, digest: bytes) -> bool:
         """Delete the session under *digest*; return whether there was one. Raises StoreUnavailable."""
-        return self._write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
+        return self.database.write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
 
     def revoked_since(self, user_id: str | None, moment: float, handles: Sequence[str], *, moved: bool = False) -> bool:
         """Return whether the sessions of *user_id*, or all, were revoked since *moment*, but for one of *handles*.
@@ -218,7 +218,7 @@ class SessionStore:
         """
         digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
         since, now = _microseconds(moment), int(self.clock())
-        for began, ended, expires_at, kept in self._read(self._sql.find_marks, numbered(digests, 2)):
+        for began, ended, expires_at, kept in self.database.read(self._sql.find_marks, numbered(digests, 2)):
             going_on = expires_at > now if ended is None else ended >= since
             if (began >= since or (moved and going_on)) and kept not in handles:
                 return True
@@ -229,7 +229,6 @@ class SessionStore:
     def create_table(self) -> None:
         """Create the table and its indexes unless they exist; safe in a race of processes. Raises StoreUnavailable."""
         create_table(self.database, self.table)
-        self._may_create = False
 
     def exists(self, session_key: str) -> bool:
         """Return whether *session_key* is the key of a live session. Raises StoreUnavailable."""
@@ -269,17 +268,17 @@ class SessionStore:
         values = {"user_id": keys.checked_user_id(user_id), "now": int(self.clock())}
         return [
             SessionInfo(keys.handle(bytes(digest)), user, *map(as_datetime, times))
-            for digest, user, *times in self._read(self._sql.list_by_user, values)
+            for digest, user, *times in self.database.read(self._sql.list_by_user, values)
         ]
 
     def count(self) -> int:
         """Return how many sessions are live. Raises StoreUnavailable."""
-        return int(self._read(self._sql.count, {"now": int(self.clock())})[0][0])
+        return int(self.database.read(self._sql.count, {"now": int(self.clock())})[0][0])
 
     def count_expired(self) -> int:
         """Return how many rows `purge` would remove now. Raises StoreUnavailable."""
         now = int(self.clock())
-        return int(self._read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
+        return int(self.database.read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
 
     def revoke(self, handle: str) -> bool:
         """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
@@ -287,7 +286,7 @@ class SessionStore:
         if span is None:
             return False
         values = {"low": span[0], "high": span[1], "now": int(self.clock())}
-        if not self._write(self._sql.delete_range, values, repeatable=True):
+        if not self.database.write(self._sql.delete_range, values, repeatable=True):
             return False
         self.events.emit("ended", handle, reason="revoked")
         return True
@@ -307,7 +306,7 @@ class SessionStore:
             raise ValueError("keep must be a handle or a session key.")
         low, high = span
         stamp = self._mark(user, kept)
-        ended = self._write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
+        ended = self.database.write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
         self._finish_mark(user, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
         return ended
@@ -316,9 +315,9 @@ class SessionStore:
         """End every session, page by page; return how many were stored. Raises StoreUnavailable."""
         stamp = self._mark(None, None)
         ended, last = 0, b""
-        while page := self._read(self._sql.list_page, {"after": last, "size": _PAGE}):
+        while page := self.database.read(self._sql.list_page, {"after": last, "size": _PAGE}):
             digests = [bytes(row[0]) for row in page]
-            ended += self._write(self._sql.delete_all_of(_PAGE), numbered(digests, _PAGE), repeatable=True)
+            ended += self.database.write(self._sql.delete_all_of(_PAGE), numbered(digests, _PAGE), repeatable=True)
             last = digests[-1]
         self._finish_mark(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
@@ -364,7 +363,7 @@ class SessionStore:
         record = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
         values = _row(digest, record)
         for _ in range(keys.ATTEMPTS):
-            if self._write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
+            if self.database.write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
                 return stamp
             if self.insert(digest, record):
                 return stamp
@@ -372,31 +371,7 @@ class SessionStore:
 
     def _finish_mark(self, user_id: str | None, stamp: int) -> None:
         values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
-        self._write(self._sql.finish_mark, values, repeatable=True)
-
-    def _read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
-        try:
-            rows = self.database.read(statement, values)
-        except TableMissing:
-            if not self._may_create:
-                raise
-        else:
-            self._may_create = False
-            return rows
-        self.create_table()
-        return self.database.read(statement, values)
-
-    def _write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
-        try:
-            hit = self.database.write(statement, values, repeatable=repeatable)
-        except TableMissing:
-            if not self._may_create:
-                raise
-        else:
-            self._may_create = False
-            return hit
-        self.create_table()
-        return self.database.write(statement, values, repeatable=repeatable)
+        self.database.write(self._sql.finish_mark, values, repeatable=True)
 
 
 _COLUMNS = [f"p_{name}" for name in Record._fields]

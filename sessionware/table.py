@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from .database import Statement
 from .errors import ConfigurationError
 from .record import HOUR
+from .statement import Statement
 
 TABLE_NAME = "sessionware_session"
 

@@ -274,7 +274,7 @@ def _strikes(
     for faults in every_call(kind.make, mode=mode, disconnect=kind.disconnect, **words):
         world = _new_world(app, observer)
         if cold:
-            app.store.database._drop_all()
+            app.store.database.connections.drop_all()
         reply = _act(act, world, faults, kind)
         check(world, reply)
         _check_sound(world, reply, faults, kind)

@@ -376,7 +376,7 @@ def test_a_full_disk_keeps_nobody_from_reading_or_leaving(sqlite: str, clock: Cl
         pages_now = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     event.listen(app.store.database.engine, "connect", _at_most(pages_now))
     app.store.database.engine.dispose()
-    app.store.database._drop_all()
+    app.store.database.connections.drop_all()
     found = [Browser(app, clock=clock).get("/count").status for _ in range(60)]
 
     assert found[-1] == 503

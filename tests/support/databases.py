@@ -202,8 +202,8 @@ def _close_pools() -> None:
     """Have the package close its connections itself: a pool that finds one closed, when it is collected, logs that."""
     for database in list(_databases):
         if not in_memory(database.engine.url):
-            while database._idle:
-                database._idle.pop().close()
+            while database.connections.idle:
+                database.connections.idle.pop().close()
             database.engine.dispose()
 
 

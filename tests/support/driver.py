@@ -152,8 +152,8 @@ class _Connection(_Stand):
 def _give_back_idle(engine: Engine) -> None:
     """Have the package give the connections it keeps at hand back to the pool."""
     for database in list(_databases):
-        while database.engine is engine and database._idle:
-            database._idle.pop().close()
+        while database.engine is engine and database.connections.idle:
+            database.connections.idle.pop().close()
 
 
 def _text(sql: Any) -> str:

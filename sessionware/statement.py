@@ -1,0 +1,79 @@
+"""SQL on a driver's cursor: statements compiled once by SQLAlchemy, their values bound by name at each run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import sqlalchemy as sa
+
+from .trouble import Kind, Trouble
+
+Connection = Any  # of the driver
+
+
+class Failed(Exception):
+    """Carries an error of the driver to where it is examined; `Database` lets none pass.
+
+    No variable may keep it: with its traceback that is a cycle, and the request would stay in memory.
+    """
+
+    unsafe = False  # the connection may still hold a lock, or a transaction
+
+    def __init__(self, error: Exception, trouble: Trouble | None = None) -> None:
+        super().__init__()  # without the driver's text: should closing the connection fail too, both are logged
+        self.error = error
+        self.trouble = trouble or Trouble(Kind.FATAL, type(error).__name__)
+
+
+class Statement:
+    """A statement compiled once for a dialect."""
+
+    def __init__(self, clause: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled: Any = clause.compile(dialect=dialect)
+        self._text = str(compiled)
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self._bind = _binder(compiled.positiontup, constants)
+        self.selects = isinstance(clause, sa.Select | sa.TextClause)
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """Return the rows of a SELECT, or how many rows a change hit."""
+        try:
+            cursor = connection.cursor()
+            cursor.execute(self._text, self._bind(values))
+            found = cursor.fetchall() if self.selects else cursor.rowcount
+            cursor.close()
+        except Exception as error:
+            raise Failed(error) from None
+        return found
+
+
+def _binder(order: Sequence[str] | None, constants: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what brings named values into the form that the driver takes: as they are, or in *order*."""
+    if constants:
+        bind = _binder(order, {})
+        return lambda values: bind({**constants, **values})
+    if order is None:
+        return lambda values: values
+    if len(order) == 1:
+        return lambda values: (values[order[0]],)
+    return itemgetter(*order)
+
+
+class Execute:
+    """Runs statements on one lent connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __call__(self, statement: Statement, values: Mapping[str, Any]) -> Any:
+        """Return the rows of a SELECT, or how many rows a change hit."""
+        return statement.run(self._connection, values)
+
+    def plain(self, text: str) -> None:
+        """Run SQL that has neither values nor rows."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.execute(text)
+            cursor.close()
+        except Exception as error:
+            raise Failed(error) from None
