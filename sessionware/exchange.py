@@ -30,6 +30,9 @@ class Exchange:
 
     started = False  # the application has called start_response
     decided = False  # the headers have gone to the server
+    waits = False  # the application's answer is there, without exc_info, and has not been decided
+    status: str
+    headers: Headers
     _exc_info: ExcInfo = None
     _server_write: Write
 
@@ -44,35 +47,35 @@ class Exchange:
             return self._start_again(status, headers, exc_info)
         if self.started and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
-        self.started = True
-        self._status, self._headers = status, headers
+        self.status, self.headers = status, headers
+        self.started = self.waits = True
         if exc_info is not None:
-            self._exc_info = exc_info
+            self._exc_info, self.waits = exc_info, False
         return self._write
 
     @property
     def failed(self) -> bool:
         """Return whether the application has answered with a status from 500 on."""
-        return self._status >= "5"
+        return self.status >= "5"
 
     def send_headers(self) -> None:
         """Have the response decided and start it at the server, once."""
         if self.decided:
             return
-        headers = self._responder.process_response(self._environ, self._status, self._headers)
-        self.decided = True
+        headers = self._responder.process_response(self._environ, self.status, self.headers)
+        self.decided, self.waits = True, False
         if self._exc_info is None:
-            self._server_write = self.server_start(self._status, headers)
+            self._server_write = self.server_start(self.status, headers)
             return
         exc_info, self._exc_info = self._exc_info, None  # kept longer, it would tie up its frames
-        self._server_write = self.server_start(self._status, headers, exc_info)
+        self._server_write = self.server_start(self.status, headers, exc_info)
 
     def _start_again(self, status: str, headers: Headers, exc_info: ExcInfo) -> Write:
         # The server raises if the first headers are gone; else these replace them, session headers and all.
         if exc_info is None:
             return self.server_start(status, headers)
         write = self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
-        self._status = status
+        self.status = status
         return write
 
     def _write(self, data: bytes) -> None:

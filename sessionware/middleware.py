@@ -124,6 +124,10 @@ class SessionMiddleware:
         body: Iterable[bytes] | None = None
         try:
             body = self.app(environ, exchange.start_response)
+            if exchange.waits and session.life is None and type(body) is list and not self._settings.extend_always:
+                session.headers_sent = True  # untouched, and nobody is left who could touch it: the short way out
+                start_response(exchange.status, exchange.headers)
+                return body
             if exchange.decided:
                 self._commit_late(exchange, session)  # what was changed after write()
             elif exchange.started:
@@ -139,8 +143,6 @@ class SessionMiddleware:
         except BaseException:
             _close(body)
             raise
-        if session.life is None and exchange.started and type(body) is list:
-            return body  # nothing to do, and nobody left who could
         return self._hand_over(body, exchange, session, environ)
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
@@ -159,11 +161,11 @@ class SessionMiddleware:
             return headers  # the application has put something else there: it is in charge
         if session.life is None:
             if not (self._settings.extend_always and session.extend_unused()):
-                session.headers_sent()
+                session.headers_sent = True
                 return headers
         elif status < "5":
             session.commit()
-        session.headers_sent()
+        session.headers_sent = True
         return self.redress(environ, status, headers)
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:

@@ -43,7 +43,9 @@ class Session(MutableMapping[str, Any]):
 
     _modified = False
     _handed_out = False
-    _headers_sent = False
+    headers_sent = False
+    """Whether no cookie can be sent any more. For the middleware."""
+
     _store_at_once = False
     clear_site_data = False
     """Whether `logout` was asked to have the browser drop all it keeps of the site."""
@@ -118,7 +120,7 @@ class Session(MutableMapping[str, Any]):
     def clear(self) -> None:
         """Drop all values, without loading them; key and row stay."""
         self._use()
-        if self._headers_sent:
+        if self.headers_sent:
             self._values_to_change()
         self._opened().clear()
         self._changed()
@@ -322,10 +324,6 @@ class Session(MutableMapping[str, Any]):
         self.life = life
         return True
 
-    def headers_sent(self) -> None:
-        """Take note that no cookie can be sent any more."""
-        self._headers_sent = True
-
     def store_at_once(self, body: object) -> None:
         """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
         self._store_at_once = True
@@ -367,14 +365,14 @@ class Session(MutableMapping[str, Any]):
 
     def _values_to_change(self) -> dict[str, Any]:
         values = self._values()
-        if self._headers_sent:
+        if self.headers_sent:
             life = self._resolved()
             if life.record is None and not life.superseded:
                 self._before_headers()
         return values
 
     def _before_headers(self) -> None:
-        if self._headers_sent:
+        if self.headers_sent:
             raise ResponseStarted("The headers have left: no cookie can be sent for a new session or key.")
 
     def _changed(self) -> None:
