@@ -15,6 +15,10 @@ from .keys import is_key, new_key
 # More than four keys are no accident; one statement looks up as many.
 MAX_CANDIDATES = 4
 
+# So many a logout ends at the most. Browsers keep 180 to 600 cookies for a host, and common servers
+# take 8 KB in a header: a request with more keys was written by hand, and has no visitor to log out.
+MAX_CROWD = 1000
+
 # RFC 6265bis 5.5: browsers cut every lifetime to 400 days.
 MAX_AGE_LIMIT = 34_560_000
 
@@ -30,13 +34,13 @@ _is_path = re.compile(r"/[!-:<-~]*").fullmatch
 class Candidates(NamedTuple):
     """The distinct session keys that a request offers, and whether a cookie of our name was there at all.
 
-    *crowded* means that there were more keys than are looked up. Then there are none: those in front
-    would be chosen by their position, which is an attacker's to choose.
+    More of them than are looked up are a *crowd*, and *keys* is empty then: those in front would be chosen
+    by their position, which is an attacker's to choose. Only a logout goes by the crowd.
     """
 
     keys: tuple[str, ...]
     present: bool
-    crowded: bool = False
+    crowd: tuple[str, ...] = ()
 
 
 NO_CANDIDATES = Candidates((), False)
@@ -85,7 +89,7 @@ class SessionCookie:
             return Candidates((values[0],), True)
         keys = tuple(dict.fromkeys(value for value in values if is_key(value)))
         if len(keys) > MAX_CANDIDATES:
-            return Candidates((), present=True, crowded=True)
+            return Candidates((), present=True, crowd=keys[:MAX_CROWD])
         return Candidates(keys, bool(values))
 
     def issue(self, session_key: str, max_age: int | None) -> str:

@@ -14,7 +14,7 @@ EventKind = Literal[
     "merged",  # two requests changed the session at once
     "unknown",  # a well-formed key that names no row
     "malformed",  # a cookie of our name that is no key
-    "duplicate",  # one request, two cookies of our name, two live sessions
+    "duplicate",  # one request, two live sessions, or more keys than are looked up
     "corrupt",  # a row that does not decode; it is left for inspection
     "dropped",  # a change that could not be stored
     "purged",  # expired rows were removed

@@ -70,7 +70,7 @@ class Lifecycle:
     digest: bytes = b""
     superseded = False
     stale = False  # a cookie of ours was sent, and names no live session
-    rivals: tuple[bytes, ...] = ()  # the digests of the live sessions, where the request offers several
+    rivals: tuple[bytes, ...] = ()  # all digests that the request offers, where nobody can tell which is its own
     user_id: str | None = None
     expiry: int | None = None
     next_key: str | None = None  # set while a rotation or a login waits for the save
@@ -121,7 +121,8 @@ class Lifecycle:
         if offered:
             digests = {keys.digest(key): key for key in offered}
             return self._choose(digests, self._store.load_any(list(digests)))
-        if self.candidates.crowded:
+        if self.candidates.crowd:
+            self.rivals = tuple(map(keys.digest, self.candidates.crowd))
             self._settings.events.emit("duplicate", reason="more session keys than are looked up")
         elif self.candidates.present:
             self.stale = True
@@ -136,7 +137,7 @@ class Lifecycle:
             return live[0]
         if live:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
-            self.rivals = tuple(digest for _, digest, _ in live)
+            self.rivals = tuple(digests)
             self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
         elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
@@ -510,21 +511,31 @@ class Lifecycle:
     def end(self, reason: str) -> None:
         """Delete the session at once; what is left is an empty one without a key.
 
-        Of several live sessions that the request offers all end: whichever is the visitor's, it is over.
+        Where nobody can tell which of several sessions is the visitor's, all that the request offers end.
         Raises SessionInterrupted if it lives on under another key, and StoreUnavailable; in both cases
         this request is rid of it.
         """
-        if len(self.candidates.keys) > 1:
-            self.resolve()
-        offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
-        key, user_id, superseded = self.key or offered, self.user_id, self.superseded
-        doomed = self.rivals if key is None else (*self.rivals, keys.digest(key))
-        self._forget()
-        self.outcome = Outcome.ENDED
+        try:
+            if self.candidates.crowd or len(self.candidates.keys) > 1:
+                self.resolve()
+            offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
+            key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
+        finally:
+            self._forget()
+            self.outcome = Outcome.ENDED
         if superseded:
             self._leave_to_its_new_key()
-        for digest in doomed:
-            self._delete(digest, user_id, reason)
+        if key is not None:
+            self._delete(keys.digest(key), user_id, reason)
+        if rivals:
+            self._delete_rivals(rivals, reason)
+
+    def _delete_rivals(self, rivals: tuple[bytes, ...], reason: str) -> None:
+        ended = self._store.delete_any(rivals)
+        if ended:
+            self._settings.events.emit("ended", reason=f"{reason}: {ended} sessions that one request offered")
+        if self._store.any_moved(rivals, self.now()):
+            self._leave_to_its_new_key()  # it may have been the visitor's, and no logout is told done that is not
 
     def _delete(self, digest: bytes, user_id: str | None, reason: str) -> None:
         if self._store.delete(digest):

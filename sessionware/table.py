@@ -141,8 +141,15 @@ class Statements:
         )
 
     def delete_all_of(self, count: int) -> Statement:
-        """Return the statement that deletes *count* digests, ``digest_0`` and so on."""
-        return self._for_many(count, "all", lambda those: sa.delete(self._table).where(those))
+        """Return the statement that deletes the sessions among *count* digests, ``digest_0`` and so on, and no mark."""
+        sessions = self._table.c.data.is_not(None)
+        return self._for_many(count, "all", lambda those: sa.delete(self._table).where(those, sessions))
+
+    def find_moved_of(self, count: int) -> Statement:
+        """Return the statement that finds those of *count* digests that a rotation has left not long ago."""
+        c = self._table.c
+        moved = sa.and_(c.data.is_(None), c.expires_at > _p("now"))
+        return self._for_many(count, "moved", lambda those: sa.select(c.digest).where(those, moved))
 
     def delete_expired_of(self, count: int) -> Statement:
         """Return the statement that deletes those of *count* digests that have expired."""

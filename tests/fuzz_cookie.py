@@ -13,7 +13,7 @@ import atheris  # type: ignore[import-not-found]
 
 with atheris.instrument_imports(include=["sessionware.cookie", "sessionware.keys"]), warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from sessionware.cookie import MAX_CANDIDATES, SessionCookie
+    from sessionware.cookie import MAX_CANDIDATES, MAX_CROWD, SessionCookie
 
 NAME = "n"
 COOKIE = SessionCookie(NAME)
@@ -35,7 +35,7 @@ def check(data: bytes) -> None:
 
     assert candidates.present == present, header
     assert list(candidates.keys) == (found if len(found) <= MAX_CANDIDATES else []), header
-    assert candidates.crowded == (len(found) > MAX_CANDIDATES), header
+    assert list(candidates.crowd) == (found[:MAX_CROWD] if len(found) > MAX_CANDIDATES else []), header
 
 
 if __name__ == "__main__":

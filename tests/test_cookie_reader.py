@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sessionware.cookie import MAX_CANDIDATES, SessionCookie
+from sessionware.cookie import MAX_CANDIDATES, MAX_CROWD, SessionCookie
 from sessionware.keys import is_key
 
 COOKIE = SessionCookie()
@@ -33,7 +33,7 @@ def reference(header: str) -> tuple[str, ...]:
         if equals and name == N and shape and value not in found:
             found.append(value)
         pair = ""
-    return tuple(found) if len(found) <= MAX_CANDIDATES else ()
+    return tuple(found)
 
 
 def keys_in(header: str) -> tuple[str, ...]:
@@ -116,6 +116,16 @@ def test_spaces_and_tabs_around_a_pair_do_not_count(around: str) -> None:
 def test_duplicates_are_all_offered(header: str, keys: tuple[str, ...]) -> None:
     """S23: the position in the header is the attacker's to choose, so it decides nothing here."""
     assert keys_in(header) == keys
+
+
+@pytest.mark.parametrize("count", [MAX_CANDIDATES, MAX_CANDIDATES + 1, MAX_CROWD, MAX_CROWD + 1])
+def test_a_crowd_is_kept_apart_and_is_not_without_end(count: int) -> None:
+    """S23, S30: nobody is looked up in it, a logout ends it, and no header makes that more than so many."""
+    offered = tuple(f"{number:043}" for number in range(count))
+    header = "; ".join(f"{N}={key}" for key in [*offered, *offered])
+    crowd = () if count <= MAX_CANDIDATES else offered[:MAX_CROWD]
+
+    assert COOKIE.read(header) == (() if crowd else offered, True, crowd)
 
 
 @pytest.mark.parametrize(
@@ -217,14 +227,14 @@ def test_the_time_is_linear(unit: str) -> None:
 @pytest.mark.parametrize("header", [None, "", "a=b", "__Host-other=x", f"x{N}"])
 def test_no_cookie_of_ours(header: str | None) -> None:
     """Nothing to look up and nothing to clear."""
-    assert COOKIE.read(header) == ((), False, False)
+    assert COOKIE.read(header) == ((), False, ())
 
 
 @pytest.mark.parametrize("value", ["", "bogus", GOOD + "x"])
 def test_a_malformed_cookie_is_told_from_none(value: str) -> None:
     """It will be cleared: the browser has something under our name that is no good."""
-    assert COOKIE.read(f"{N}={value}") == ((), True, False)
-    assert COOKIE.read(f"x{N}={value}") == ((), False, False)
+    assert COOKIE.read(f"{N}={value}") == ((), True, ())
+    assert COOKIE.read(f"x{N}={value}") == ((), False, ())
 
 
 pieces = st.sampled_from([N, "=", ";", " ", "\t", GOOD, EVIL, GOOD[:-1], '"', "\\", ",", "\x00", "\xa0", "%3D", "é"])
@@ -237,9 +247,11 @@ headers = st.lists(pieces | st.text(max_size=3), max_size=25).map("".join)
 @example(f"\t {N}={GOOD}\t;{N}={EVIL} ")
 def test_reads_as_the_reference_reads(header: str) -> None:
     """A second, slow and obvious reader finds the same in whatever comes; nothing raises."""
-    found = keys_in(header)
+    candidates = COOKIE.read(header)
+    found = candidates.keys or candidates.crowd
 
     assert found == reference(header)
+    assert bool(candidates.crowd) == (len(found) > MAX_CANDIDATES)
     assert all(is_key(key) for key in found)
     assert all(f"{N}={key}" in [pair.strip(" \t") for pair in header.split(";")] for key in found)
 

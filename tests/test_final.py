@@ -84,6 +84,7 @@ WRITERS: dict[str, Verb] = {
     ),
     "touch_unseen": lambda store, digest, record: store.touch_unseen(digest, store.lifetime, now(store)),
     "delete": lambda store, digest, record: store.delete(digest),
+    "delete_any": lambda store, digest, record: store.delete_any([digest]),
     "revoke": lambda store, digest, record: store.revoke(keys.handle(digest)),
     "revoke_user": lambda store, digest, record: store.revoke_user("ann", keep=keys.handle(digest)),
     "revoke_all": lambda store, digest, record: store.revoke_all(),
@@ -93,6 +94,7 @@ WRITERS: dict[str, Verb] = {
 READERS: dict[str, Verb] = {
     "load": lambda store, digest, record: store.load(digest),
     "load_any": lambda store, digest, record: store.load_any([digest]),
+    "any_moved": lambda store, digest, record: store.any_moved([digest], now(store)),
     "revoked_since": lambda store, digest, record: store.revoked_since("ann", 0.0, []),
     "exists": lambda store, digest, record: store.exists("x" * 43),
     "read": lambda store, digest, record: store.read("x" * 43),
@@ -146,7 +148,7 @@ def test_no_verb_brings_an_ended_session_back(database: str, verb: str) -> None:
         assert found is None or not found.is_live(now(store)), ending.__name__
         assert not store.exists(key), ending.__name__
         after = rows(store)
-        if verb not in ("revoke_user", "revoke_all", "purge", "delete"):
+        if verb not in ("revoke_user", "revoke_all", "purge", "delete", "delete_any"):
             assert after == before, f"{verb} changed something after {ending.__name__}"
         assert [row for row in after if row["data"] is not None and row not in before] == [], ending.__name__
         store.revoke_all()

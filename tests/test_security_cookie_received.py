@@ -14,10 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sessionware import ConfigurationError, SessionStore, keys
-from sessionware.cookie import MAX_CANDIDATES, SessionCookie
+from sessionware import ConfigurationError, Session, SessionStore, keys
+from sessionware.cookie import MAX_CANDIDATES, MAX_CROWD, SessionCookie
+from tests.support.driver import Call, Proceed, watching
 from tests.support.processes import free_port, spawn, stop
-from tests.support.site import NAME, Site, look
+from tests.support.site import NAME, Site, ignore, look
 
 GOOD, EVIL = "G0od-_" * 7 + "x", "3vil-_" * 7 + "x"  # of the shape of keys; the same in every worker
 
@@ -57,6 +58,20 @@ DISGUISES = {
     "true U+2000": "\u2000",
     "surrogate": "\ud800",
 }
+
+
+Act = Callable[[Session], Any]
+DAY = 86400
+
+
+def flush(session: Session) -> None:
+    session.flush()
+
+
+def crowd_around(*owned: str) -> str:
+    """Return a Cookie header with more keys than are looked up, *owned* at its end."""
+    planted = [keys.new_key() for _ in range(MAX_CANDIDATES)]
+    return "; ".join(f"{NAME}={key}" for key in [*planted, *owned])
 
 
 @pytest.fixture
@@ -141,7 +156,7 @@ def test_s23_writing_between_two_live_sessions_begins_a_third(site: Site, good: 
 def test_s23_a_logout_ends_every_session_the_browser_offers(site: Site, good: str, evil: str, last: bool) -> None:
     """Otherwise a planted cookie would keep the visitor's session alive beyond his logout."""
     pairs = [f"{NAME}={good}", f"{NAME}={evil}", f"{NAME}={keys.new_key()}"]
-    visit = site.visit(lambda session: session.flush(), cookie="; ".join(reversed(pairs) if last else pairs))
+    visit = site.visit(flush, cookie="; ".join(reversed(pairs) if last else pairs))
 
     assert visit.clears
     assert site.store.count() == 0
@@ -159,6 +174,92 @@ def test_s23_a_crowd_of_keys_gets_nobody_chosen(site: Site, good: str, evil: str
     assert (visit.set_cookie, more.set_cookie) == (None, None)
     assert len(calls) == 0
     assert site.kinds() == ["duplicate", "duplicate"]
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["when due", "save_every_request"])
+def test_s23_nothing_is_known_or_done_in_a_crowd(sqlite: str, always: bool) -> None:
+    """No key is shown as the visitor's, none is extended, and a page without a use for it pays nothing."""
+    site = Site(sqlite, save_every_request=always)
+    cookie = crowd_around(site.begin(owner="visitor"))
+    site.clock.advance(DAY)
+    before = site.rows()
+    with site.counted() as calls:
+        unused = site.visit(ignore, cookie=cookie)
+        visit = site.visit(lambda s: (s.session_key, s.is_empty(), s.handle, s.user_id, dict(s)), cookie=cookie)
+
+    assert visit.value == (None, True, None, None, {})
+    assert (visit.set_cookie, unused.set_cookie) == (None, None)
+    assert len(calls) == 0
+    assert site.rows() == before
+
+
+LOGOUTS = [
+    pytest.param(lambda session: session.flush(), id="flush"),
+    pytest.param(lambda session: session.logout(clear_site_data=True), id="logout"),
+    pytest.param(lambda session: (dict(session), session.flush()), id="look, flush"),
+    pytest.param(lambda session: (session.update(a=1), session.save(), session.flush()), id="begin another, flush"),
+]
+
+
+@pytest.mark.parametrize("logout", LOGOUTS)
+def test_s23_a_logout_from_a_crowd_is_final(database: str, logout: Act) -> None:
+    """Cookies planted until the visitor's own is not looked up must not keep his session alive; others stay."""
+    site = Site(database)
+    good, bystander = site.begin(owner="visitor"), site.begin(owner="bystander")
+    planted = [site.begin(owner="attacker"), *(keys.new_key() for _ in range(MAX_CANDIDATES))]
+    site.kinds()
+    for place in (len(planted), MAX_CANDIDATES, 0):
+        offered = [*planted[:place], good, *planted[place:]]
+        visit = site.visit(logout, cookie="; ".join(f"{NAME}={key}" for key in offered))
+
+        assert (visit.reply.status, visit.clears) == (200, True)
+        assert [site.row(key) for key in offered] == [None] * len(offered)
+        assert site.values(good) == {}
+        good = site.begin(owner="visitor")
+    assert site.values(bystander) == {"owner": "bystander"}
+
+
+def test_s23_a_logout_ends_as_many_as_any_browser_holds(any_engine: str) -> None:
+    """In two statements, the last cookie like the first; one event tells how many sessions there were."""
+    site = Site(any_engine)
+    good, evil = site.begin(owner="visitor"), site.begin(owner="attacker")
+    planted = [keys.new_key() for _ in range(MAX_CROWD - 2)]
+    site.events.clear()
+    with site.counted() as calls:
+        visit = site.visit(flush, cookie="; ".join(f"{NAME}={key}" for key in [evil, *planted, good]))
+
+    assert visit.clears
+    assert site.rows() == []
+    assert calls.verbs == ["DELETE", "SELECT"]
+    assert [(event.kind, event.reason) for event in site.events] == [
+        ("duplicate", "more session keys than are looked up"),
+        ("ended", "logout: 2 sessions that one request offered"),
+    ]
+
+
+@pytest.mark.parametrize("crowded", [True, False], ids=["a crowd", "rivals"])
+def test_s23_a_logout_is_not_told_done_where_a_session_has_moved(any_engine: str, crowded: bool) -> None:
+    """One of those offered gets a new key just then: it may be the visitor's, and lives on; the mark of it stays."""
+    site = Site(any_engine)
+    good, evil, third = (site.begin(owner=owner) for owner in ("visitor", "attacker", "attacker"))
+    moved: list[str | None] = []
+
+    def rotate_first(call: Call, proceed: Proceed) -> Any:
+        if call.sql.startswith("DELETE") and not moved:
+            moved.append(None)
+            moved[0] = site.visit(lambda session: session.cycle_key(), good).key
+        return proceed()
+
+    cookie = crowd_around(evil, third, good) if crowded else "; ".join(f"{NAME}={k}" for k in (evil, third, good))
+    with watching(site.engine, rotate_first):
+        visit = site.visit(flush, cookie=cookie)
+    marks = [row for row in site.rows() if row["data"] is None]
+
+    assert moved[0] is not None
+    assert (visit.reply.status, visit.set_cookie) == (400, None)
+    assert (site.row(evil), site.row(third)) == (None, None)
+    assert site.values(moved[0]) == {"owner": "visitor"}
+    assert [bytes(row["digest"]) for row in marks] == [keys.digest(good)]
 
 
 def test_s23_one_key_a_thousand_times_is_one_key(site: Site, good: str) -> None:
@@ -407,8 +508,10 @@ def test_any_header_reads_as_the_reference_reads_it(header: str) -> None:
     if len(found) <= MAX_CANDIDATES:
         assert set(candidates.keys) == found
         assert len(candidates.keys) == len(found)
+        assert candidates.crowd == ()
     else:
         assert candidates.keys == ()
+        assert set(candidates.crowd) == found
 
 
 # S34: real servers

@@ -234,12 +234,14 @@ def outage(site: Site) -> Iterator[None]:
         yield
 
 
-def test_s43_a_logout_that_did_not_reach_the_database_is_no_success(sqlite: str) -> None:
+@pytest.mark.parametrize("planted", [0, 1, 4])
+def test_s43_a_logout_that_did_not_reach_the_database_is_no_success(sqlite: str, planted: int) -> None:
     """The visitor must not believe that he is logged out; in this browser, at least, he is."""
     site = Site(sqlite)
     key = site.begin(a=1)
     with outage(site):
-        visit = site.visit(leave, key)
+        cookie = "; ".join(f"{NAME}={offered}" for offered in [*(keys.new_key() for _ in range(planted)), key])
+        visit = site.visit(leave, cookie=cookie)
         reader = site.visit(look, key)
 
     assert visit.reply.status == 503

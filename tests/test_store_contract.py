@@ -345,6 +345,29 @@ def test_delete_ends_sessions_and_nothing_else(store: SessionStore, clock: Clock
     assert set(all_rows(store)) == {tombstone}
 
 
+def test_deleting_many_is_the_same_for_each(store: SessionStore, clock: Clock) -> None:
+    """Sessions that were offered go, dead or alive; marks stay, and so does who was not offered."""
+    live, other, expired, tombstone = put_many(
+        store, [new_record(clock()), new_record(clock()), new_record(clock(), lives=-5), new_record(clock(), None)]
+    )
+    offered = [random_digest(), live, expired, tombstone, live]
+
+    assert [store.delete_any(offered) for _ in range(2)] == [2, 0]
+    assert set(all_rows(store)) == {tombstone, other}
+
+
+def test_a_key_counts_as_moved_while_its_mark_is_valid(store: SessionStore, clock: Clock) -> None:
+    """Sessions have not moved, alive or expired, and after some minutes nobody holds an old key any more."""
+    live, expired, tombstone = put_many(
+        store, [new_record(clock()), new_record(clock(), lives=-5), new_record(clock(), None, lives=10)]
+    )
+    now = int(clock())
+
+    assert store.any_moved([random_digest(), tombstone], now)
+    assert not store.any_moved([live, expired, random_digest()], now)
+    assert not store.any_moved([tombstone], now + 10)
+
+
 # A new key that exists
 
 
