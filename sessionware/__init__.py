@@ -7,7 +7,9 @@ The way of a request, in the order of the files:
     responses    the 400 and 503 that the middleware answers itself
     headers      what a response must say to caches
     session      the lazy mapping that the application sees
-    lifecycle    what becomes of it: found, changed, stored, rotated, ended
+    lifecycle    what becomes of it: changed, stored, rotated, ended
+    finding      which session the cookies of a request name
+    settings     what all sessions of one middleware share
     merge        what I changed and what the other request changed, both kept
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
     store        records <-> rows, one statement for each verb

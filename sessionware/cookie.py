@@ -5,19 +5,16 @@ override a ``__Host-`` cookie, and raise on a bad byte in anybody's cookie. Writ
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from webob.cookies import make_cookie
 
 from .errors import ConfigurationError
 from .keys import is_key, new_key
 
-# More than four keys are no accident; one statement looks up as many.
-MAX_CANDIDATES = 4
-
-# So many a logout ends at the most. Browsers keep 180 to 600 cookies for a host, and common servers
-# take 8 KB in a header: a request with more keys was written by hand, and has no visitor to log out.
-MAX_CROWD = 1000
+# Browsers keep 180 to 600 cookies for a host, and common servers take 8 KB in a header: a request with
+# more keys was written by hand, and has no visitor to log out.
+MAX_OFFERED = 1000
 
 # RFC 6265bis 5.5: browsers cut every lifetime to 400 days.
 MAX_AGE_LIMIT = 34_560_000
@@ -29,21 +26,6 @@ _is_domain = re.compile(
     r"\.?[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?)*"
 ).fullmatch
 _is_path = re.compile(r"/[!-:<-~]*").fullmatch
-
-
-class Candidates(NamedTuple):
-    """The distinct session keys that a request offers, and whether a cookie of our name was there at all.
-
-    More of them than are looked up are a *crowd*, and *keys* is empty then: those in front would be chosen
-    by their position, which is an attacker's to choose. Only a logout goes by the crowd.
-    """
-
-    keys: tuple[str, ...]
-    present: bool
-    crowd: tuple[str, ...] = ()
-
-
-NO_CANDIDATES = Candidates((), False)
 
 
 class SessionCookie:
@@ -76,21 +58,19 @@ class SessionCookie:
         if len(self.issue(new_key(), MAX_AGE_LIMIT)) > MAX_HEADER_BYTES:
             raise ConfigurationError(f"cookie name, domain and path: the header exceeds {MAX_HEADER_BYTES} bytes.")
 
-    def read(self, header: str | None) -> Candidates:
-        """Return the session keys in the ``Cookie`` *header*; None means there is none.
+    def read(self, header: str | None) -> tuple[str, ...] | None:
+        """Return the distinct session keys in the ``Cookie`` *header*, in its order; empty if ours hold no key.
 
-        A pair counts if it stands between semicolons as exactly ``name=key``, but for spaces and tabs
-        around it. Nothing is unquoted or decoded, nothing raises, and the time is linear.
+        None: there is no header, or no cookie of ours in it. A pair counts if it stands between semicolons
+        as exactly ``name=key``, but for spaces and tabs around it. Nothing is unquoted or decoded, nothing
+        raises, and the time is linear.
         """
-        if header is None or self._wanted not in header:
-            return NO_CANDIDATES
-        values = _values_of(self._wanted, header)
-        if len(values) == 1 and is_key(values[0]):
-            return Candidates((values[0],), True)
-        keys = tuple(dict.fromkeys(value for value in values if is_key(value)))
-        if len(keys) > MAX_CANDIDATES:
-            return Candidates((), present=True, crowd=keys[:MAX_CROWD])
-        return Candidates(keys, bool(values))
+        wanted = self._wanted
+        if header is None or wanted not in header:
+            return None
+        pairs = [pair.strip(" \t") for pair in header.split(";") if wanted in pair]
+        values = [pair[len(wanted) :] for pair in pairs if pair.startswith(wanted)]
+        return tuple(dict.fromkeys(filter(is_key, values)))[:MAX_OFFERED] if values else None
 
     def issue(self, session_key: str, max_age: int | None) -> str:
         """Return the ``Set-Cookie`` value for *session_key*; *max_age* in seconds, None: until the browser closes."""
@@ -104,21 +84,6 @@ class SessionCookie:
         It has the attributes of creation: without them browsers keep a prefixed or partitioned cookie.
         """
         return f"{self._wanted}{self._attributes}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
-
-
-def _values_of(wanted: str, header: str) -> list[str]:
-    """Return what follows *wanted*, ``name=``, wherever that begins a pair, up to the end of the pair."""
-    values = []
-    at = header.find(wanted)
-    while at >= 0:
-        before = at - 1
-        while before >= 0 and header[before] in " \t":
-            before -= 1
-        if before < 0 or header[before] == ";":
-            end = header.find(";", at)
-            values.append(header[at + len(wanted) : end if end >= 0 else None].rstrip(" \t"))
-        at = header.find(wanted, at + len(wanted))
-    return values
 
 
 def default_name(*, domain: str | None, path: str, secure: bool) -> str:

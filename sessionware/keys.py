@@ -8,6 +8,10 @@ _matches = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 
 HANDLE_BYTES = 16
 
+# More keys than that in one request are no accident. Those in front are not looked up either: they would
+# be chosen by their position, which is an attacker's to choose.
+MAX_LOOKED_UP = 4
+
 # A second new key that exists already is no chance: the random source is broken.
 ATTEMPTS = 5
 

@@ -6,23 +6,17 @@ Knows rows as records and values as a dictionary; knows no SQL, no cookie syntax
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from . import keys
-from .codec import Codec, Undecodable
+from .codec import Undecodable
 from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable
-from .events import Events
-from .merge import OnConflict, adopt, merge
-from .record import Lifetime, Record, new_revision
-
-if TYPE_CHECKING:
-    from .cookie import Candidates
-    from .store import SessionStore
+from .finding import Finding, Values
+from .merge import adopt, merge
+from .record import Record, new_revision
 
 T = TypeVar("T")
-Values = dict[str, Any]
 
 # How often a save competes freely before it asks for the row's lock.
 _FREE_ATTEMPTS = 4
@@ -41,36 +35,10 @@ class Outcome(Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """What all sessions of one middleware share."""
-
-    store: "SessionStore"
-    codec: Codec
-    lifetime: Lifetime
-    events: Events
-    max_bytes: int
-    on_conflict: OnConflict | None
-    extend_always: bool
-    clock: Callable[[], float]
-    read_cookie: "Callable[[str | None], Candidates]"
-
-
-class Lifecycle:
-    """One session during one request.
-
-    *values* is None until they are needed. *record* is the row as this request last saw it, None if
-    there is no live session; *key* and *digest* belong to it. *superseded* means that the session lives
-    on under a key that this request does not have: nothing is stored then, and no cookie sent.
-    """
+class Lifecycle(Finding):
+    """One session during one request. *values* is None until they are needed."""
 
     values: Values | None = None
-    record: Record | None = None
-    key: str | None = None
-    digest: bytes = b""
-    superseded = False
-    stale = False  # a cookie of ours was sent, and names no live session
-    rivals: tuple[bytes, ...] = ()  # all digests that the request offers, where nobody can tell which is its own
     user_id: str | None = None
     expiry: int | None = None
     next_key: str | None = None  # set while a rotation or a login waits for the save
@@ -81,17 +49,6 @@ class Lifecycle:
     outcome = Outcome.READ
     cookie_due = False  # the response is to carry the key
     _resolved = False
-
-    def __init__(self, settings: SessionSettings, header: str | None) -> None:
-        self._settings = settings
-        self._store = settings.store
-        self.candidates = settings.read_cookie(header)
-
-    def now(self) -> int:
-        """Return the present in whole epoch seconds."""
-        return int(self._settings.clock())
-
-    # Found
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -104,77 +61,16 @@ class Lifecycle:
         """Find out, once, which session the cookie names. Raises StoreUnavailable, and may be called again then."""
         if self._resolved:
             return
-        found = self._find()
-        loaded = {} if found is None else self._take(*found)
+        loaded = self.find()
         self._resolved = True
         if self.values is None:
             self.values = loaded
-
-    def _find(self) -> tuple[str, bytes, Record] | None:
-        offered = self.candidates.keys
-        if len(offered) == 1:
-            key, digest = offered[0], keys.digest(offered[0])
-            record = self._store.load(digest)
-            if record is not None and record.is_live(self.now()):
-                return key, digest, record
-            return self._choose({digest: key}, {} if record is None else {digest: record})
-        if offered:
-            digests = {keys.digest(key): key for key in offered}
-            return self._choose(digests, self._store.load_any(list(digests)))
-        if self.candidates.crowd:
-            self.rivals = tuple(map(keys.digest, self.candidates.crowd))
-            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
-        elif self.candidates.present:
-            self.stale = True
-            self._settings.events.emit("malformed", reason="a cookie that is no session key")
-        return None
-
-    def _choose(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> tuple[str, bytes, Record] | None:
-        """Return the one live session among those offered; two are one too many, whatever their order."""
-        now = self.now()
-        live = [(digests[digest], digest, record) for digest, record in records.items() if record.is_live(now)]
-        if len(live) == 1:
-            return live[0]
-        if live:
-            # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
-            self.rivals = tuple(digests)
-            self._settings.events.emit("duplicate", keys.handle(live[0][1]), reason=f"{len(live)} live sessions")
-        elif any(record.is_tombstone() and record.expires_at > now for record in records.values()):
-            self.superseded = True
-        else:
-            self.stale = True
-            self._report_miss(digests, records)
-        return None
-
-    def _report_miss(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> None:
-        for digest, record in records.items():
-            if not record.is_tombstone():
-                self._settings.events.emit("ended", keys.handle(digest), record.user_id, "expired")
-                return
-        self._settings.events.emit("unknown", keys.handle(next(iter(digests))), reason="no such session")
-
-    def _take(self, key: str, digest: bytes, record: Record) -> Values:
-        try:
-            values = self._decode(record)
-        except Undecodable as error:
-            self.stale = True
-            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
-            return {}
-        self.key, self.digest, self.record = key, digest, record
-        self.user_id, self.expiry = record.user_id, record.expiry
-        return values
-
-    def _decode(self, record: Record) -> Values:
-        if record.format != self._settings.codec.format:
-            raise Undecodable(f"format {record.format}")
-        assert record.data is not None, "a tombstone has no values"
-        if len(record.data) > self._settings.max_bytes:
-            raise Undecodable("larger than max_bytes")
-        return self._settings.codec.decode(record.data)
+        if self.record is not None:
+            self.user_id, self.expiry = self.record.user_id, self.record.expiry
 
     def known_key(self) -> str | None:
         """Return the key the session has or gets with the save; before it is found, the one the cookie offers."""
-        offered = None if self._resolved or not self.candidates.keys else self.candidates.keys[0]
+        offered = self.offered[0] if self.offered and not self._resolved else None
         return self.next_key or self.key or offered
 
     # Stored
@@ -303,8 +199,8 @@ class Lifecycle:
         if found.revision == self.record.revision:
             return
         try:
-            theirs = self._decode(found)
-            base = theirs if self.cleared else self._decode(self.record)
+            theirs = self.decode(found)
+            base = theirs if self.cleared else self.decode(self.record)
         except Undecodable:
             self._interrupt(None)
         merged = merge(base, self.open(), theirs, self._settings.on_conflict)
@@ -412,7 +308,7 @@ class Lifecycle:
         return found
 
     def _changed(self, found: Record, change: Callable[[Values], T]) -> tuple[Record, T]:
-        values = self._decode(found)
+        values = self.decode(found)
         result = change(values)
         now = max(self.now(), found.used_at)
         end = self._settings.lifetime.expires_at(found.created_at, now, found.expiry)
@@ -422,8 +318,8 @@ class Lifecycle:
     def _rebase(self, draft: Record) -> None:
         """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
         assert self.record is not None, "only a stored session is rebased"
-        theirs = self._decode(draft)
-        base = theirs if self.cleared else self._decode(self.record)
+        theirs = self.decode(draft)
+        base = theirs if self.cleared else self.decode(self.record)
         adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
         if self.expiry == self.record.expiry:
             self.expiry = draft.expiry
@@ -500,8 +396,8 @@ class Lifecycle:
 
     def _touch_unseen(self) -> None:
         lifetime = self._settings.lifetime
-        if len(self.candidates.keys) == 1:
-            (key,) = self.candidates.keys
+        if self.offered and not self.is_ambiguous():
+            key = self.offered[0]
             if self._store.touch_unseen(keys.digest(key), lifetime, self.now()):
                 self.key, self.outcome, self.cookie_due = key, Outcome.TOUCHED, True
                 return
@@ -516,9 +412,9 @@ class Lifecycle:
         this request is rid of it.
         """
         try:
-            if self.candidates.crowd or len(self.candidates.keys) > 1:
+            if self.is_ambiguous():
                 self.resolve()
-            offered = self.candidates.keys[0] if self.candidates.keys and not self._resolved else None
+            offered = self.offered[0] if self.offered and not self._resolved else None
             key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
         finally:
             self._forget()

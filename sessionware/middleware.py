@@ -23,10 +23,11 @@ from .errors import (
 from .events import SessionEvent, logger
 from .exchange import Body, ClosingList, Exchange, can_be_watched, is_complete
 from .headers import Headers, forbid_storing, set_cookie, vary_on_cookie
-from .lifecycle import Lifecycle, Outcome, SessionSettings
+from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
 from .record import Lifetime
 from .session import Session
+from .settings import SessionSettings
 from .store import SessionStore
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class SessionMiddleware:
 
     def _is_dead(self, life: Lifecycle) -> bool:
         """Return whether the browser has a cookie that is of no more use."""
-        return life.candidates.present and (life.stale or life.outcome is Outcome.ENDED)
+        return life.offered is not None and (life.stale or life.outcome is Outcome.ENDED)
 
     def _with_cookie(self, environ: "WSGIEnvironment", headers: Headers, cookie: str) -> Headers:
         if self.cookie.secure and environ.get("wsgi.url_scheme") == "http" and not self._warned_of_http:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import keys
 from .errors import ConfigurationError, ResponseStarted, SessionwareError
-from .lifecycle import Lifecycle, Outcome, SessionSettings
+from .lifecycle import Lifecycle, Outcome
 from .record import LAST_MOMENT, as_datetime
+from .settings import SessionSettings
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ class Session(MutableMapping[str, Any]):
         Until the session is loaded this is what the cookie says, whether such a session exists or not.
         """
         life = self._opened()
-        if len(life.candidates.keys) > 1:
+        if life.is_ambiguous():
             life.resolve()
         return life.known_key()
 
@@ -317,7 +318,7 @@ class Session(MutableMapping[str, Any]):
         if self._header is None:
             return False
         life = Lifecycle(self._settings, self._header)
-        if life.candidates.keys:
+        if life.offered:
             life.touch_unseen()
         if life.outcome is not Outcome.TOUCHED:
             return False

@@ -81,7 +81,7 @@ class SessionStore:
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
-        rows = self.database.read(self._sql.load_any, numbered(digests, 4))
+        rows = self.database.read(self._sql.load_any, numbered(digests, keys.MAX_LOOKED_UP))
         return {bytes(row[0]): Record._make(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:

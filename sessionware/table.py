@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from .errors import ConfigurationError
+from .keys import MAX_LOOKED_UP
 from .record import HOUR
 from .statement import Statement
 
@@ -89,7 +90,9 @@ class Statements:
 
         self.load = self._make(sa.select(*record).where(here))
         self.load_any = self._make(
-            sa.select(c.digest, *record).where(c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(4)]))
+            sa.select(c.digest, *record).where(
+                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(MAX_LOOKED_UP)])
+            )
         )
         self.lock = self._make(sa.select(*record).where(here).with_for_update())
         self.insert = self._make(sa.insert(table).values(everything))

@@ -204,7 +204,7 @@ def read_only(visit: Visit) -> None:
 
 def late_close(visit: Visit) -> None:
     visit.end()
-    visit.session.headers_sent()
+    visit.session.headers_sent = True
     visit.session["late"] = True
     visit.session.commit_late()
 

@@ -1,0 +1,112 @@
+"""Which session the cookies of a request name: none, one, or several of which nobody can tell the right one."""
+
+from typing import Any
+
+from . import keys
+from .codec import Undecodable
+from .record import Record
+from .settings import SessionSettings
+
+Values = dict[str, Any]
+
+
+class Finding:
+    """What one request offers, and what there is of it.
+
+    *offered* is None where no cookie of ours was sent, else the distinct session keys in it. *record* is the
+    row as this request last saw it, None if there is no live session; *key* and *digest* belong to it.
+    *superseded* means that the session lives on under a key that this request does not have: nothing is
+    stored then, and no cookie sent.
+    """
+
+    record: Record | None = None
+    key: str | None = None
+    digest: bytes = b""
+    superseded = False
+    stale = False  # a cookie of ours was sent, and names no live session
+    rivals: tuple[bytes, ...] = ()  # all digests that the request offers, where nobody can tell which is its own
+
+    def __init__(self, settings: SessionSettings, header: str | None) -> None:
+        self._settings = settings
+        self._store = settings.store
+        self.offered = settings.read_cookie(header)
+
+    def now(self) -> int:
+        """Return the present in whole epoch seconds."""
+        return int(self._settings.clock())
+
+    def find(self) -> Values:
+        """Look up what is offered, in one statement; return the values, empty if that is no live session.
+
+        Raises StoreUnavailable.
+        """
+        offered = self.offered
+        if not offered:
+            return self._nothing_offered()
+        if len(offered) > 1:
+            return self._find_among(offered)
+        key = offered[0]
+        digest = keys.digest(key)
+        record = self._store.load(digest)
+        if record is None or not record.is_live(self.now()):
+            return self._nothing_live({digest: key}, {} if record is None else {digest: record})
+        return self._take(key, digest, record)
+
+    def decode(self, record: Record) -> Values:
+        """Return the values of *record*. Raises Undecodable."""
+        if record.format != self._settings.codec.format:
+            raise Undecodable(f"format {record.format}")
+        assert record.data is not None, "a tombstone has no values"
+        if len(record.data) > self._settings.max_bytes:
+            raise Undecodable("larger than max_bytes")
+        return self._settings.codec.decode(record.data)
+
+    def is_ambiguous(self) -> bool:
+        """Return whether several keys were offered: what they name has to be looked up before one is believed."""
+        return self.offered is not None and len(self.offered) > 1
+
+    def _nothing_offered(self) -> Values:
+        if self.offered is not None:
+            self.stale = True
+            self._settings.events.emit("malformed", reason="a cookie that is no session key")
+        return {}
+
+    def _find_among(self, offered: tuple[str, ...]) -> Values:
+        digests = {keys.digest(key): key for key in offered}
+        if len(offered) > keys.MAX_LOOKED_UP:
+            self.rivals = tuple(digests)
+            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+            return {}
+        now, records = self.now(), self._store.load_any(list(digests))
+        live = [digest for digest, record in records.items() if record.is_live(now)]
+        if not live:
+            return self._nothing_live(digests, records)
+        if len(live) > 1:
+            # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
+            self.rivals = tuple(digests)
+            self._settings.events.emit("duplicate", keys.handle(live[0]), reason=f"{len(live)} live sessions")
+            return {}
+        return self._take(digests[live[0]], live[0], records[live[0]])
+
+    def _nothing_live(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> Values:
+        now = self.now()
+        if any(record.is_tombstone() and record.expires_at > now for record in records.values()):
+            self.superseded = True
+            return {}
+        self.stale = True
+        for digest, record in records.items():
+            if not record.is_tombstone():
+                self._settings.events.emit("ended", keys.handle(digest), record.user_id, "expired")
+                return {}
+        self._settings.events.emit("unknown", keys.handle(next(iter(digests))), reason="no such session")
+        return {}
+
+    def _take(self, key: str, digest: bytes, record: Record) -> Values:
+        try:
+            values = self.decode(record)
+        except Undecodable as error:
+            self.stale = True
+            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
+            return {}
+        self.key, self.digest, self.record = key, digest, record
+        return values
