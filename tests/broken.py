@@ -1,5 +1,6 @@
 """Stores that break a promise each, as stores in the wild do: what checks promises must fail on them."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,7 +72,36 @@ def shared_dictionary() -> None:
     Lifecycle._take = take  # type: ignore[method-assign]
 
 
+def kept_connection() -> None:
+    """Take a connection for a request and forget to give it back."""
+    kept: list[Any] = []
+
+    def load(self: SessionStore, digest: bytes) -> Record | None:
+        if not kept:
+            kept.append(self.database.engine.connect())
+        return genuine(self, digest)
+
+    genuine = SessionStore.load
+    SessionStore.load = load  # type: ignore[method-assign]
+
+
+def rows_of_nobody() -> None:
+    """Leave a row behind at each save, under a key that nobody has been given."""
+
+    def update(
+        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
+    ) -> bool | None:
+        self.insert(os.urandom(32), record)
+        return genuine(self, digest, record, base, now, later=later)
+
+    genuine = SessionStore.update
+    SessionStore.update = update  # type: ignore[method-assign]
+
+
 BREAKAGES: Mapping[str, Callable[[], None]] = {
     breakage.__name__: breakage
-    for breakage in (last_write_wins, upsert, early_acknowledgement, old_key_lives_on, shared_dictionary)
+    for breakage in (
+        *(last_write_wins, upsert, early_acknowledgement, old_key_lives_on, shared_dictionary),
+        *(kept_connection, rows_of_nobody),
+    )
 }

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sessionware.keys import digest
+
 Result = Literal["ok", "fail", "unknown"]
+ABSOLUTE = 90 * 24 * 3600
 
 
 @dataclass
@@ -36,6 +39,26 @@ class Operation:
         """Return the tokens that the answer showed and the request did not bring."""
         return tokens_of(self.values or {}) - {self.token}
 
+    def began_anew(self) -> bool:
+        """Return whether this request was given a session of its own, its key being of no more use."""
+        return self.what in ("write", "append") and bool(self.cookie) and self.cookie != self.key
+
+
+@dataclass
+class Peace:
+    """What there was when the harm had ended and nobody asked for anything any more.
+
+    *statuses* are the answers to requests of every kind, *lent* the connections in use by worker, *held*
+    what somebody has open or locked in the database, *rows* the table. *left* are the digests that a purge
+    left of it in the far future, when only the sessions of the final read had been used meanwhile.
+    """
+
+    statuses: list[int]
+    lent: dict[int, int]
+    held: list[str]
+    rows: dict[bytes, dict[str, Any]]
+    left: set[bytes]
+
 
 @dataclass
 class History:
@@ -45,6 +68,7 @@ class History:
     final: dict[str, dict[str, Any]] = field(default_factory=dict)
     undecodable: int = 0
     limit: float = 20.0
+    peace: Peace | None = None
 
     def violations(self) -> list[str]:
         """Return every invariant that is broken, with the operation that shows it."""
@@ -60,16 +84,17 @@ class History:
             self._plain,
             self._prompt,
             self._cookies,
+            self._recovered,
+            self._tidy,
             self._intact,
         ):
             found += check()
         return found
 
     def _acknowledged(self) -> Iterable[str]:
-        """I1: what was acknowledged is in the final read, unless its session has ended."""
+        """I1: what was acknowledged is in the final read, unless something acknowledged took it from there."""
         for operation in self._of("write", "append"):
-            values = self._final_of(operation.session)
-            if operation.result != "ok" or values is None or operation.token in tokens_of(values):
+            if operation.result != "ok" or self._is_kept(operation):
                 continue
             others = [other for other in self.operations if other.session == operation.session]
             if not any(self._excuses(other, operation) for other in others):
@@ -95,10 +120,12 @@ class History:
                 yield f"I3: {logout.session} lives on after its logout"
 
     def _rotated(self) -> Iterable[str]:
-        """I4: after an acknowledged login the old key is dead, and one session lives."""
+        """I4: after an acknowledged login the session lives under the new key, and only there."""
         for login in self._of("login"):
-            if login.result != "ok" or not login.cookie:
+            if login.result != "ok":
                 continue
+            if not login.cookie or (login.cookie not in self.final and not self._was_given_up(login.cookie)):
+                yield f"I4: {login.session} did not outlive its login"
             if login.key in self.final:
                 yield f"I4: the old key of {login.session} lives on after a login"
             for operation in self.operations:
@@ -112,38 +139,43 @@ class History:
             for token in tokens_of(operation.values or {}):
                 if homes.get(token, operation.session) != operation.session:
                     yield f"I5: {token} of {homes[token]} was seen in {operation.session}"
-        names = {operation.key: operation.session for operation in self.operations}
+        names = {key: operation.session for operation in self.operations for key in self._keys_of(operation.session)}
         for key, values in self.final.items():
             for token in tokens_of(values):
                 if key in names and homes.get(token, names[key]) != names[key]:
                     yield f"I5: {token} of {homes[token]} is stored in {names[key]}"
+        for operation in self.operations:
+            if operation.began_anew() and tokens_of(self.final.get(str(operation.cookie), {})) - {operation.token}:
+                yield f"I5: the session that {operation.token} began has what it did not write"
 
     def _in_order(self) -> Iterable[str]:
-        """I6: a client sees its own slot as it wrote it last."""
-        last: dict[tuple[int, str, str], str | None] = {}
+        """I6: a client finds what it wrote last, until somebody ends the session or gives it a new key."""
+        written: dict[tuple[int, str], dict[str, str | None]] = {}
         for operation in sorted(self.operations, key=lambda operation: operation.began):
-            place = (operation.client, operation.key, operation.slot)
-            expected = last.get(place)
-            values = operation.values or {}
-            if operation.what == "read" and expected and values.get(operation.slot, expected) != expected:
-                yield f"I6: client {operation.client} wrote {expected} and read {values}"
-            if operation.what == "write":
-                last[place] = operation.token if operation.result == "ok" else None
+            own = written.setdefault((operation.client, operation.key), {})
+            place = operation.slot or operation.token  # what is appended has a place of its own
+            if operation.values is not None and not self._is_disturbed(operation):
+                expected = {token for slot, token in own.items() if token and slot != place}
+                if operation.what == "append":
+                    expected = {token for token in expected if token in own}
+                if missing := expected - tokens_of(operation.values):
+                    yield f"I6: client {operation.client} wrote {sorted(missing)} and read {operation.values}"
+            if operation.what in ("write", "append"):
+                own[place] = operation.token if operation.result == "ok" else None
 
     def _lists(self) -> Iterable[str]:
-        """I7: every list that was seen is a beginning of the longest one, and holds nothing twice."""
+        """I7: every list that was seen is a beginning of the last one, and holds nothing twice."""
         seen: dict[str, list[list[str]]] = {}
-        over = self._over()
         for operation in self.operations:
-            if operation.session not in over and operation.values and "log" in operation.values:
+            if operation.values and "log" in operation.values and not operation.began_anew():
                 seen.setdefault(operation.session, []).append(operation.values["log"])
-        for session in seen:
-            seen[session].append((self._final_of(session) or {}).get("log", []))
-            longest = max(seen[session], key=len)
-            if len(set(longest)) < len(longest):
+        for session, logs in seen.items():
+            final = self._final_of(session)
+            last = max(logs, key=len) if final is None else final.get("log", [])
+            if len(set(last)) < len(last):
                 yield f"I7: something was appended twice in {session}"
-            for log in seen[session]:
-                if log != longest[: len(log)]:
+            for log in logs:
+                if log != last[: len(log)]:
                     yield f"I7: two orders of one list in {session}"
 
     def _plain(self) -> Iterable[str]:
@@ -160,37 +192,90 @@ class History:
 
     def _cookies(self) -> Iterable[str]:
         """I10: no cookie of a living session is taken away or replaced."""
-        over = self._over()
         for operation in self.operations:
-            if operation.cookie is not None and operation.session not in over and operation.cookie != operation.key:
+            if operation.cookie not in (None, operation.key) and not self._is_disturbed(operation):
                 yield f"I10: {operation.what} of client {operation.client} took a living cookie away"
 
+    def _recovered(self) -> Iterable[str]:
+        """I11: when the harm has ended all is served, and nobody holds a connection, a transaction or a lock."""
+        if self.peace is None:
+            return
+        for status in self.peace.statuses:
+            if status != 200:
+                yield f"I11: a request after the harm was answered {status}"
+        for worker, count in self.peace.lent.items():
+            if count:
+                yield f"I11: worker {worker} does not give {count} connections back"
+        for what in self.peace.held:
+            yield f"I11: somebody holds {what}"
+
+    def _tidy(self) -> Iterable[str]:
+        """I11: the table has the living sessions, not much else, and nothing else for ever."""
+        if self.peace is None:
+            return
+        living = {digest(key) for key in self.final}
+        others = [row for key, row in self.peace.rows.items() if key not in living]
+        tombstones = [row for row in others if row["data"] is None]
+        if len(tombstones) > sum(login.result != "fail" for login in self._of("login")):
+            yield f"I11: {len(tombstones)} tombstones are more than there were logins"
+        if len(others) - len(tombstones) > len(self._lost_beginnings()):
+            yield f"I11: {len(others) - len(tombstones)} rows are nobody's"
+        if not living <= self.peace.rows.keys():
+            yield "I11: a session without a row lives"
+        if self.peace.left != living:
+            yield f"I11: a purge leaves {len(self.peace.left)} rows, and {len(living)} sessions are in use"
+
     def _intact(self) -> Iterable[str]:
-        """I12: every row decodes."""
+        """I12: every row decodes, and ends when it has to."""
         if self.undecodable:
             yield f"I12: {self.undecodable} rows do not decode"
+        for row in () if self.peace is None else self.peace.rows.values():
+            if not row["created_at"] <= row["used_at"] <= row["expires_at"] <= row["created_at"] + ABSOLUTE:
+                yield f"I12: a row was made {row['created_at']}, used {row['used_at']} and ends {row['expires_at']}"
+            if row["purge_hour"] > row["expires_at"] // 3600:
+                yield f"I12: a row that ends {row['expires_at']} waits for hour {row['purge_hour']}"
 
     def _of(self, *names: str) -> list[Operation]:
         return [operation for operation in self.operations if operation.what in names]
 
-    def _over(self) -> set[str]:
-        """Return the sessions that were ended or rotated: their old key may begin new ones."""
-        return {operation.session for operation in self._of("logout", "login")}
+    def _keys_of(self, session: str) -> set[str]:
+        """Return the keys that the session has had; those of sessions begun in its place are not among them."""
+        found = {operation.key for operation in self.operations if operation.session == session}
+        return found | {login.cookie for login in self._of("login") if login.session == session and login.cookie}
 
     def _final_of(self, session: str) -> dict[str, Any] | None:
-        keys = {operation.key for operation in self.operations if operation.session == session}
-        keys |= {
-            operation.cookie for operation in self._of("login") if operation.session == session and operation.cookie
-        }
-        return next((self.final[key] for key in keys if key in self.final), None)
+        return next((self.final[key] for key in self._keys_of(session) if key in self.final), None)
+
+    def _is_kept(self, operation: Operation) -> bool:
+        keys = {operation.cookie or ""} if operation.began_anew() else self._keys_of(operation.session)
+        return any(operation.token in tokens_of(self.final.get(key, {})) for key in keys)
 
     def _excuses(self, other: Operation, operation: Operation) -> bool:
-        """Return whether *other* may have overwritten what *operation* stored, or taken its key from it."""
-        if other.what == "login":
-            return other.key == operation.key and other.began < operation.ended
-        if other.what != "write" or operation.what != "write" or other is operation:
+        """Return whether *other* may have ended or overwritten what *operation* stored, or taken its key from it."""
+        if other.result == "fail" or operation.began_anew():
             return False
-        return other.slot == operation.slot and other.ended > operation.began
+        if other.what in ("logout", "login") and other.result == "unknown":
+            return True
+        if other.what == "logout":
+            return other.ended > operation.began
+        if other.what == "login":  # with the old key a write is answered, and nothing is stored
+            late = other.key == operation.key and other.began < operation.ended
+            return late and operation.what == "write" and not operation.foreign()
+        rewritten = other.what == operation.what == "write" and other.slot == operation.slot
+        return rewritten and other is not operation and other.ended > operation.began
+
+    def _is_disturbed(self, operation: Operation) -> bool:
+        """Return whether the session may have ended, or got a new key, before this request was over."""
+        others = [other for other in self._of("logout", "login") if other.key == operation.key]
+        return any(other.began < operation.ended for other in others)
+
+    def _was_given_up(self, key: str) -> bool:
+        return any(other.key == key and other.result != "fail" for other in self._of("logout", "login"))
+
+    def _lost_beginnings(self) -> list[Operation]:
+        """Return the requests that may have begun a session the key of which nobody has been told."""
+        unknown = [operation for operation in self._of("write", "append", "login") if operation.result == "unknown"]
+        return [operation for operation in unknown if self._is_disturbed(operation)]
 
     def _seen(self) -> Iterable[tuple[str, dict[str, Any]]]:
         for operation in self.operations:

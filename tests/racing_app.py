@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from sessionware import SessionMiddleware, get_session
 from tests.support.isolation import Address
+from tests.support.meeting import wait_at
 
 DATABASE = "RACING_DATABASE"
 LEVEL = "RACING_LEVEL"
@@ -39,10 +40,13 @@ def read(environ: dict[str, Any], words: dict[str, str]) -> Any:
 
 def write(environ: dict[str, Any], words: dict[str, str]) -> Any:
     session = get_session(environ)
-    work = float(words.pop("work", "0"))
+    work, meeting = float(words.pop("work", "0")), words.pop("meeting", "")
     session.update(words)
+    seen = dict(session)
     time.sleep(work)
-    return dict(session)
+    if meeting:
+        wait_at(int(meeting))
+    return seen
 
 
 def append(environ: dict[str, Any], words: dict[str, str]) -> Any:
@@ -64,7 +68,18 @@ def logout(environ: dict[str, Any], words: dict[str, str]) -> Any:
     return {}
 
 
-HANDLERS = {"/": plain, "/read": read, "/write": write, "/append": append, "/login": login, "/logout": logout}
+def purge(environ: dict[str, Any], words: dict[str, str]) -> Any:
+    return application.store.purge(batch_size=10)
+
+
+def lent(environ: dict[str, Any], words: dict[str, str]) -> Any:
+    return [os.getpid(), application.store.database.in_use()]
+
+
+HANDLERS = {
+    **{"/": plain, "/read": read, "/write": write, "/append": append, "/login": login, "/logout": logout},
+    **{"/purge": purge, "/lent": lent},
+}
 
 
 def _made() -> Any:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from sessionware import SessionMiddleware, StoreUnavailable, keys
 from sessionware import database as database_module
 from sessionware import engine as engine_module
+from sessionware.statement import Execute
 from sessionware.store import SessionStore
 from tests.support.clock import Clock
 from tests.support.databases import KILL, OTHERS, closing_connections, dialect_of
 from tests.support.driver import Call, Proceed, watching
+from tests.support.faults import Faults, driver_error
 from tests.support.proxy import ToxicProxy
 from tests.support.rows import new_record, random_digest
 from tests.support.servers import Server
@@ -157,6 +160,26 @@ def test_many_stale_connections_are_not_noticed(networked: str, clock: Clock) ->
         assert [browser.get("/count").status for browser in browsers] == [200] * 12
     assert [browser.get("/read").text for browser in browsers] == ["3"] * 12
     killer.dispose()
+
+
+def test_a_connection_that_is_out_when_all_are_given_up_is_not_kept(any_engine: str) -> None:
+    """It is as old as those that were found broken: kept for later, it would be the next that fails."""
+    store = SessionStore(any_engine)
+    store.create_table()
+    engine = store.database.engine
+    closed: list[Any] = []
+    event.listen(engine, "close", lambda connection, _: closed.append(connection))
+
+    def work(execute: Execute) -> Any:
+        broken = partial(driver_error, name="OperationalError")
+        with Faults(1, broken, disconnect=True, only={"execute"}).on(engine):
+            store.count()
+        return execute._connection
+
+    out = store.database.transaction(work)
+
+    assert out in closed
+    assert store.database.in_use() == 0
 
 
 # A server that goes and comes back

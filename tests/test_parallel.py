@@ -36,16 +36,13 @@ on_every_default = pytest.mark.parametrize(
 
 @pytest.fixture(params=["sync", "gthread"])
 def server(place: Address, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
-    """Two workers of each kind."""
-    threads = 1 if request.param == "sync" else 4
-    with Gunicorn(
-        "tests.racing_app:application",
-        tmp_path,
-        worker_class=request.param,
-        workers=2,
-        threads=threads,
-        environ=settings(place),
-    ) as running:
+    """A worker for each client, forked after the application was loaded; or two with threads."""
+    kinds: dict[str, Any] = {
+        "sync": {"workers": CLIENTS, "preload": True},
+        "gthread": {"workers": 2, "threads": 4},
+    }
+    app, kind = "tests.racing_app:application", request.param
+    with Gunicorn(app, tmp_path, worker_class=kind, environ=settings(place), **kinds[kind]) as running:
         yield running
 
 

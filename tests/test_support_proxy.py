@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.support.processes import free_port
-from tests.support.proxy import FlightCounter, ToxicProxy
+from tests.support.proxy import FlightCounter, Proxy, ToxicProxy
 
 SECRET = "mallory-must-not-read-this"
 
@@ -206,3 +206,16 @@ def _value(engine: Engine) -> object:
 def _write(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("UPDATE kept SET a = 1"))
+
+
+def test_an_address_that_moves_keeps_its_connections(kept: str) -> None:
+    """Who is connected notices nothing; who connects is led elsewhere, here to a port where nobody listens."""
+    with Proxy(kept) as proxy, engine_on(proxy.url) as engine, engine.connect() as connection:
+        proxy.lead_to(make_url(kept).set(port=free_port()))
+
+        assert connection.execute(text("SELECT a FROM kept")).scalar_one() == 0
+        with pytest.raises(DBAPIError):
+            engine.connect()
+        proxy.lead_to(kept)
+        with engine.connect() as other:
+            assert other.execute(text("SELECT a FROM kept")).scalar_one() == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from sessionware import SessionStore
 from tests.support import databases, servers
 from tests.support.databases import Room, dialect_of
 from tests.support.processes import free_port
@@ -48,6 +49,23 @@ def test_open_transaction_is_seen(any_server: str, rooms: dict[str, Room], monke
         assert room.open_transactions()
     engine.dispose()
     assert not room.open_transactions()
+
+
+def test_what_is_held_is_seen_by_its_url(any_engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that still runs is asked by its URL: for a transaction, and for the lock of the cleaner."""
+    monkeypatch.setattr(databases, "PATIENCE", 0.2)
+    store = SessionStore(any_engine)
+    store.create({})
+    assert databases.held(any_engine) == []
+    with create_engine(any_engine).begin() as connection:
+        connection.execute(store.table.delete())
+
+        assert len(databases.held(any_engine)) == 1
+    seen = store.database.elected(store.table.name, lambda _: databases.held(any_engine))
+
+    assert seen is not None
+    assert len(seen) == (dialect_of(any_engine) != "sqlite"), "writers of a file take turns without a lock"
+    assert databases.held(any_engine) == []
 
 
 def test_open_transaction_is_seen_on_sqlite(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:

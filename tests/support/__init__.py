@@ -17,4 +17,5 @@ jar        a browser's cookie jar (RFC 6265bis)
 site       pages that are functions of the session, and what they leave in the table
 cache      a shared HTTP cache (RFC 9111)
 gunicorn   the application in a real server
+meeting    two processes that wait for each other
 """

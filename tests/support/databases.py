@@ -8,9 +8,10 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,8 @@ class Room:
         return self.server.url(driver, self.name)
 
     def open_transactions(self) -> list[str]:
-        """Return what others still have open here, after some patience with connections that are closing."""
-        deadline = time.monotonic() + PATIENCE
-        while (found := self._open()) and time.monotonic() < deadline:
-            time.sleep(PAUSE)
-        return found
+        """Return what others still have open or locked here, after some patience with connections that are closing."""
+        return _patiently(lambda: _open_at(self.dialect, self._ask))
 
     def clear(self) -> None:
         """Disconnect everybody and drop every table."""
@@ -143,22 +141,23 @@ class Room:
         self._engine.dispose()
         self.server.drop_database(self.name)
 
-    def _open(self) -> list[str]:
-        if self.dialect == "postgresql":
-            return [row[0] for row in self._ask(OPEN_ON_POSTGRESQL)]
-        status = self._ask("SHOW ENGINE INNODB STATUS")[0][2]
-        # A transaction without a thread stands alone: cut the report so that it borrows nobody's number.
-        blocks = re.split(r"(?=---TRANSACTION )", status)
-        active = {int(match[1]) for block in blocks if (match := INNODB_TRANSACTION.match(block))}
-        return [f"connection {number}, active" for number in active.intersection(self._others())]
-
     def _others(self) -> list[int]:
         return [row[0] for row in self._ask(OTHERS[self.dialect])]
 
     def _ask(self, statement: str) -> Sequence[Any]:
-        with self._engine.connect() as connection:
-            result = connection.exec_driver_sql(statement)
-            return result.fetchall() if result.returns_rows else ()
+        return _asked(self._engine, statement)
+
+
+def held(url: str) -> list[str]:
+    """Return what anybody holds open or locked in the database at *url*, after some patience."""
+    dialect = dialect_of(url)
+    if dialect == "sqlite":
+        return ["the write lock"] if locked(Path(make_url(url).database or "")) else []
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
+    try:
+        return _patiently(lambda: _open_at(dialect, partial(_asked, engine)))
+    finally:
+        engine.dispose()
 
 
 def locked(path: Path) -> bool:
@@ -198,6 +197,31 @@ def closing_connections() -> Iterator[None]:
                 connection.close()
 
 
+def _patiently(look: Callable[[], list[str]]) -> list[str]:
+    deadline = time.monotonic() + PATIENCE
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
+    return found
+
+
+def _asked(engine: Engine, statement: str) -> Sequence[Any]:
+    with engine.connect() as connection:
+        result = connection.exec_driver_sql(statement)
+        return result.fetchall() if result.returns_rows else ()
+
+
+def _open_at(dialect: str, ask: Callable[[str], Sequence[Any]]) -> list[str]:
+    if dialect == "postgresql":
+        return [row[0] for row in ask(OPEN_ON_POSTGRESQL)]
+    status = ask("SHOW ENGINE INNODB STATUS")[0][2]
+    # A transaction without a thread stands alone: cut the report so that it borrows nobody's number.
+    blocks = re.split(r"(?=---TRANSACTION )", status)
+    active = {int(match[1]) for block in blocks if (match := INNODB_TRANSACTION.match(block))}
+    others = {row[0] for row in ask(OTHERS[dialect])}
+    found = [f"connection {number}, active" for number in active & others]
+    return found + [f"connection {number}, user lock" for (number,) in ask(CLEANER_ON_MARIADB) if number is not None]
+
+
 def _close_pools() -> None:
     """Have the package close its connections itself: a pool that finds one closed, when it is collected, logs that."""
     for database in list(_databases):
@@ -225,6 +249,9 @@ OPEN_ON_POSTGRESQL = """
     WHERE locktype = 'advisory'
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+
+# MariaDB lists user locks only with a plugin; the one of the cleaner can be asked for by its name.
+CLEANER_ON_MARIADB = "SELECT IS_USED_LOCK(SHA1(CONCAT(DATABASE(), 'sessionware_session')))"
 OTHERS = {
     "postgresql": """
         SELECT pid FROM pg_stat_activity

@@ -86,6 +86,10 @@ class Proxy:
         """How many connections are open now."""
         return self._do(lambda: len(self._links))
 
+    def lead_to(self, url: str | URL) -> None:
+        """Lead new connections to another server, as an address that moves does; those that are open stay."""
+        self._do(lambda: setattr(self, "_url", make_url(url)))
+
     def reset_all(self) -> None:
         """Break every connection as a crash would; new ones are accepted."""
         self._do(self._reset_links)

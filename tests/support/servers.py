@@ -202,6 +202,15 @@ def start_mariadb() -> Server | str:
     return _prepared(MARIADB, lambda folder, account: _new_mariadb(daemon, installer, folder, account))
 
 
+def start_standby(primary: Server) -> Server | str:
+    """Start a streaming replica of *primary*, a PostgreSQL of ours; return it, or one line that says why not."""
+    assert primary.command is not None
+    binaries = Path(primary.command(primary.port)[0]).parent
+    if not (binaries / "pg_basebackup").is_file():
+        return "no pg_basebackup beside the server"
+    return _prepared(POSTGRESQL, lambda folder, account: _new_standby(primary, binaries, folder, account))
+
+
 def _foreign(kind: Kind, url: str) -> Server | str:
     server = attach(kind, url)
     try:
@@ -225,9 +234,19 @@ def _prepared(kind: Kind, make: Callable[[Path, Account], Server]) -> Server | s
 
 def _new_postgresql(install: Path, folder: Path, account: Account) -> Server:
     binaries = _reachable(install, folder, account) / "bin"
-    data = folder / "data"
     words = ["--locale=C", "-E", "UTF8", "-U", "sessionware", "-A", "trust", "--no-sync", "--no-instructions"]
-    _run([binaries / "initdb", "-D", data, *words], folder, account)
+    _run([binaries / "initdb", "-D", folder / "data", *words], folder, account)
+    return _postgresql_on(binaries, folder, account)
+
+
+def _new_standby(primary: Server, binaries: Path, folder: Path, account: Account) -> Server:
+    origin = ["-h", primary.host, "-p", str(primary.port), "-U", "sessionware"]
+    words = ["-D", folder / "data", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+    _run([binaries / "pg_basebackup", *origin, *words], folder, account)
+    return _postgresql_on(binaries, folder, account)
+
+
+def _postgresql_on(binaries: Path, folder: Path, account: Account) -> Server:
     options = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": "",
@@ -242,7 +261,7 @@ def _new_postgresql(install: Path, folder: Path, account: Account) -> Server:
         URL.create("postgresql", "sessionware", host="127.0.0.1", port=free_port(), database="postgres"),
         folder,
         account,
-        lambda port: [binaries / "postgres", "-D", data, "-p", str(port), *settings],
+        lambda port: [binaries / "postgres", "-D", folder / "data", "-p", str(port), *settings],
     )
 
 
