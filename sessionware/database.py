@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -76,7 +75,7 @@ class Database:
             raise ConfigurationError(f"database must have a driver for WSGI, which {self.dialect.driver} is not.")
         self.connections = Connections(self.engine, borrowed=isinstance(database, sa.Engine))
         self._create_missing = create_missing
-        self._turn = self._new_turn()
+        self.turn = self._new_turn()
         _databases.add(self)
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
@@ -90,8 +89,7 @@ class Database:
         With *repeatable* it is simply run again if the connection breaks; else that raises
         ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
         """
-        with self._turn:
-            hit: int = self._insist(statement.run, values, repeatable=repeatable)
+        hit: int = self._in_turn(statement.run, values, repeatable=repeatable)
         return hit
 
     def transaction(self, work: Callable[[Execute], T]) -> T:
@@ -99,8 +97,7 @@ class Database:
 
         *work* starts anew after a deadlock. Raises as `write` does.
         """
-        with self._turn:
-            return self._insist(self._within, work, repeatable=False)
+        return self._in_turn(self._within, work, repeatable=False)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -112,25 +109,33 @@ class Database:
             return work(self._run_alone)  # writers of a file take turns anyway
         return self._insist(partial(self._while_locked, name), work, repeatable=True)
 
-    def turn(self) -> AbstractContextManager[object]:
-        """Return the queue of this process's writers.
-
-        SQLite's own busy handler is unfair and sleeps up to 100 ms between two looks: threads of one
-        process wait here instead. Elsewhere nobody waits.
-        """
-        return self._turn
-
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
         return self.connections.in_use()
 
     def leave_to_parent(self) -> object:
         """Start a forked child with nothing of its parent's; return what must be kept alive there."""
-        self._turn = self._new_turn()  # the old one may be held by a thread that is not there
+        self.turn = self._new_turn()  # the old one may be held by a thread that is not there
         return self.connections.leave_to_parent()
 
-    def _new_turn(self) -> AbstractContextManager[object]:
-        return threading.RLock() if self.dialect.name == "sqlite" else nullcontext()
+    def _new_turn(self) -> Any:
+        return threading.RLock() if self.dialect.name == "sqlite" else None
+
+    def _in_turn(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
+        """Run a change, on SQLite when the other writers of this process have had their turn.
+
+        SQLite's own busy handler is unfair and sleeps up to 100 ms between two looks: threads of one
+        process wait here instead.
+        """
+        turn = self.turn
+        if turn is None:
+            return self._insist(step, value, repeatable=repeatable)
+        if not turn.acquire(timeout=PATIENCE_SECONDS):
+            raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
+        try:
+            return self._insist(step, value, repeatable=repeatable)
+        finally:
+            turn.release()
 
     def _within(self, connection: Connection, work: Callable[[Execute], T]) -> T:
         execute = Execute(connection)

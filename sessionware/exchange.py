@@ -31,7 +31,7 @@ class Exchange:
     started = False  # the application has called start_response
     decided = False  # the headers have gone to the server
     waits = False  # the application's answer is there, without exc_info, and has not been decided
-    status: str
+    status = ""  # what the application has answered, once it has
     headers: Headers
     _exc_info: ExcInfo = None
     _server_write: Write
@@ -154,6 +154,7 @@ def can_be_watched(body: Iterable[bytes]) -> bool:
 
 
 _SIZED = (list, tuple)
+_BARE_ITERATORS = (type(iter([])), type(iter(())))
 
 
 def is_complete(body: Any, file_wrapper: Any) -> bool:
@@ -165,3 +166,8 @@ def is_complete(body: Any, file_wrapper: Any) -> bool:
     if isinstance(body, _SIZED) or not hasattr(body, "__iter__"):
         return True
     return isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
+
+
+def is_bare_iterator(body: object) -> bool:
+    """Return whether *body* is the iterator of a list or tuple: no code of the application runs in it either."""
+    return type(body) in _BARE_ITERATORS

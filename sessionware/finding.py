@@ -65,6 +65,10 @@ class Finding:
         """Return whether several keys were offered: what they name has to be looked up before one is believed."""
         return self.offered is not None and len(self.offered) > 1
 
+    def is_shut(self) -> bool:
+        """Return whether this request may store nothing: neither in a session that is not its own, nor beside it."""
+        return self.superseded or bool(self.rivals)
+
     def _nothing_offered(self) -> Values:
         if self.offered is not None:
             self.stale = True

@@ -84,7 +84,7 @@ class Lifecycle(Finding):
         values = self.open()
         if self.record is None:
             wanted = demanded or bool(values) or self.user_id is not None
-            return self._encode(values) if wanted and not self.superseded else None
+            return self._encode(values) if wanted and not self.is_shut() else None
         decided = self.forced or self.next_key is not None or self.expiry != self.record.expiry
         if not decided and not dirty:
             return None
@@ -96,7 +96,7 @@ class Lifecycle(Finding):
 
         Raises SessionInterrupted if another request has ended or rotated the session, and StoreUnavailable.
         """
-        if self.superseded:
+        if self.is_shut():
             raise SessionInterrupted(ended=False)
         if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
@@ -256,7 +256,7 @@ class Lifecycle(Finding):
     def atomic(self, change: Callable[[Values], T]) -> T:
         """Run *change* on the newest stored values and store the result, again until nobody came between."""
         self.resolve()
-        if self.superseded:
+        if self.is_shut():
             raise SessionInterrupted(ended=False)
         if self.record is None:
             return self._atomic_new(change)
@@ -338,9 +338,11 @@ class Lifecycle(Finding):
     def login(self, user_id: str) -> None:
         """Make the session *user_id*'s: another user's values go, the key is cycled, its age begins anew."""
         self.resolve()
-        values = self.open()
         if self.superseded:
             raise SessionInterrupted(ended=False)
+        if self.rivals:
+            self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
+        values = self.open()
         if self.user_id not in (None, user_id):
             values.clear()
             self.cleared = True

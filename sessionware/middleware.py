@@ -21,7 +21,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import SessionEvent, logger
-from .exchange import Body, ClosingList, Exchange, can_be_watched, is_complete
+from .exchange import Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
 from .headers import Headers, forbid_storing, set_cookie, vary_on_cookie
 from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
@@ -118,7 +118,7 @@ class SessionMiddleware:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Run the application with a session (PEP 3333)."""
-        if self.environ_key in environ:
+        if self.environ_key in environ and not self._is_over(environ):
             return self.app(environ, start_response)  # wrapped twice, or a request within a request
         session = self.process_request(environ)
         exchange = Exchange(start_response, self, environ)
@@ -126,7 +126,8 @@ class SessionMiddleware:
         try:
             body = self.app(environ, exchange.start_response)
             if exchange.waits and session.life is None and type(body) is list and not self._settings.extend_always:
-                session.headers_sent = True  # untouched, and nobody is left who could touch it: the short way out
+                # Untouched, and no code of the application is left to run: the short way out.
+                session.headers_sent, session.store_at_once = True, exchange.status < "5"
                 start_response(exchange.status, exchange.headers)
                 return body
             if exchange.decided:
@@ -160,12 +161,11 @@ class SessionMiddleware:
         session = environ.get(self.environ_key)
         if not isinstance(session, Session):
             return headers  # the application has put something else there: it is in charge
-        if session.life is None:
-            if not (self._settings.extend_always and session.extend_unused()):
-                session.headers_sent = True
-                return headers
-        elif status < "5":
-            session.commit()
+        if status < "5":
+            if session.life is not None:
+                session.commit()
+            elif self._settings.extend_always:
+                session.extend_unused()
         session.headers_sent = True
         return self.redress(environ, status, headers)
 
@@ -180,12 +180,17 @@ class SessionMiddleware:
         cookie = self._cookie_after(life, status)
         return headers if cookie is None else self._with_cookie(environ, headers, cookie)
 
+    def _is_over(self, environ: "WSGIEnvironment") -> bool:
+        """Return whether the session in *environ* is that of a request which has been answered: it is served again."""
+        session = environ[self.environ_key]
+        return isinstance(session, Session) and session.headers_sent
+
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
         if life.superseded:
             return None  # the browser has, or will get, a newer cookie than ours
         if life.key is not None and life.cookie_due:
             # A 304 updates stored responses: it is no place for a cookie that merely lives longer.
-            if status.startswith("304") and life.outcome in (Outcome.SAVED, Outcome.TOUCHED):
+            if status.startswith("304") and life.outcome is Outcome.TOUCHED:
                 return None
             return self.cookie.issue(life.key, life.max_age())
         return self.cookie.clear() if self._is_dead(life) else None
@@ -215,15 +220,15 @@ class SessionMiddleware:
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), begin)
-        if session.life is None and (complete or can_be_watched(body)):
-            if not (complete or exchange.failed):
-                session.store_at_once(body)
+        if complete or (session.life is None and is_bare_iterator(body)):
+            session.store_at_once = not exchange.failed
+            due = session.life is not None and type(body) in (list, tuple) and self._purge_is_due()
+            return ClosingList(body, self._purge) if due else body
+        if session.life is None and can_be_watched(body):
+            if not exchange.failed:
+                session.watch(body)
             return body
-        if not complete:
-            return Body(body, partial(self._at_end, exchange, session))
-        if self._purge_is_due() and type(body) in (list, tuple):
-            return ClosingList(body, self._purge)
-        return body
+        return Body(body, partial(self._at_end, exchange, session))
 
     def _begin(
         self, exchange: Exchange, session: Session, environ: "WSGIEnvironment", body: Iterator[bytes]
@@ -246,6 +251,7 @@ class SessionMiddleware:
     def _at_end(self, exchange: Exchange, session: Session, complete: bool) -> None:
         if complete:
             self._commit_late(exchange, session)
+            session.store_at_once = not exchange.failed
         if session.life is not None and self._purge_is_due():
             self._purge()
 

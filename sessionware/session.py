@@ -47,7 +47,9 @@ class Session(MutableMapping[str, Any]):
     headers_sent = False
     """Whether no cookie can be sent any more. For the middleware."""
 
-    _store_at_once = False
+    store_at_once = False
+    """Whether each change is stored when it is made: nobody commits at an end any more. For the middleware."""
+
     clear_site_data = False
     """Whether `logout` was asked to have the browser drop all it keeps of the site."""
 
@@ -194,7 +196,7 @@ class Session(MutableMapping[str, Any]):
         self._values_to_change()
         life = self._resolved()
         text = life.pending(dirty=True, demanded=True)
-        if text is not None or life.superseded:
+        if text is not None or life.is_shut():
             life.save_early(text or "")
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
@@ -307,27 +309,25 @@ class Session(MutableMapping[str, Any]):
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
             life.save(text)
-        elif life.superseded and life.values:
-            life.drop("the session has a new key that this request does not have")
+        elif life.is_shut() and life.values:
+            life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
         elif extend:
             life.touch()
         self._modified = False  # but what was handed out may change again while the body is sent
 
-    def extend_unused(self) -> bool:
-        """Extend a session that this request has not used; return whether there was a live one."""
+    def extend_unused(self) -> None:
+        """Extend a session that this request has not used; if there is no live one, it stays unused."""
         if self._header is None:
-            return False
+            return
         life = Lifecycle(self._settings, self._header)
         if life.offered:
             life.touch_unseen()
-        if life.outcome is not Outcome.TOUCHED:
-            return False
-        self.life = life
-        return True
+        if life.outcome is Outcome.TOUCHED:
+            self.life = life
 
-    def store_at_once(self, body: object) -> None:
+    def watch(self, body: object) -> None:
         """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
-        self._store_at_once = True
+        self.store_at_once = True
         self._body = weakref.ref(body)
 
     def commit_late(self) -> None:
@@ -343,10 +343,8 @@ class Session(MutableMapping[str, Any]):
     # Small steps
 
     def _opened(self) -> Lifecycle:
-        life = self.life
-        if life is None:
-            life = self.life = Lifecycle(self._settings, self._header)
-        return life
+        # Threads of one request that come to it together share the first one.
+        return self.life or self.__dict__.setdefault("life", Lifecycle(self._settings, self._header))
 
     def _resolved(self) -> Lifecycle:
         life = self._opened()
@@ -378,11 +376,11 @@ class Session(MutableMapping[str, Any]):
 
     def _changed(self) -> None:
         self._modified = True
-        if self._store_at_once:
+        if self.store_at_once:
             self.commit_late()
 
     def _hand_out(self) -> None:
-        if self._store_at_once and not self._handed_out:
+        if self.store_at_once and not self._handed_out:
             body = self._body()
             if body is not None:  # a change inside of what is handed out now shows no sooner than at its end
                 weakref.finalize(body, self._commit_when_gone).atexit = False

@@ -168,7 +168,7 @@ def test_unknown_keys_cost(app: SessionMiddleware, names: int) -> None:
         "/touch_nothing": [],
         "/read": look,
         "/clear": look,
-        "/start": [*look, "INSERT"],
+        "/start": [*look, "INSERT"] if look else [],  # nothing is written where nobody can tell whose it is
         "/log_out": look if names == 4 else ["DELETE", "SELECT"],
     }
     cookie = "; ".join(f"__Host-sessionid={keys.new_key()}" for _ in range(names))

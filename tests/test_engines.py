@@ -275,7 +275,7 @@ def test_a_forked_child_may_write_while_its_parent_does(sqlite: str, clock: Cloc
     """The queue of writers is held by a thread of the parent that the child does not have."""
     store = SessionStore(f"{sqlite}?timeout=10", clock=clock)
     store.create_table()
-    with store.database.turn():
+    with store.database.turn:
         held = threading.Thread(target=lambda: None)
         held.start()
         held.join()
@@ -292,7 +292,7 @@ def test_a_fork_from_a_thread_that_does_not_hold_the_queue(sqlite: str, clock: C
     holds, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store.database.turn():
+        with store.database.turn:
             holds.set()
             done.wait(PATIENCE)
 

@@ -1,0 +1,157 @@
+"""Environs that are served again, changes after the answer was handed over, and threads of one request."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from webob import Request
+
+from sessionware import Session, SessionMiddleware, StoreUnavailable
+from sessionware.database import PATIENCE_SECONDS
+from tests.support.site import NAME, Site, ignore, look
+from tests.support.wsgi import call
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def site(sqlite: str) -> Site:
+    return Site(sqlite)
+
+
+def counting(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    session = environ["sessionware.session"]
+    session["n"] = session.get("n", 0) + 1
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(session["n"]).encode()]
+
+
+def changed_on_the_way_out(site: Site, key: str, act: Callable[[Session], Any], status: str) -> None:
+    """Serve a page, and set a value behind it."""
+
+    def outer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = app(environ, start_response)
+        environ["sessionware.session"]["late"] = 1
+        return body
+
+    def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        act(environ["sessionware.session"])
+        start_response(status, [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    app = SessionMiddleware(inner, site.store)
+    call(outer, cookie=f"{NAME}={key}")
+
+
+def test_an_environ_that_is_served_again_is_a_request_of_its_own(sqlite: str) -> None:
+    """Tests and proxies keep a Request: what was in it of the request before decides nothing."""
+    app = SessionMiddleware(counting, sqlite)
+    key, other = app.store.create({}), app.store.create({"n": 50})
+    request = Request.blank("/", headers={"Cookie": f"{NAME}={key}"})
+    seen = [(request.get_response(app).text, app.store.read(key)) for _ in range(3)]
+    request.headers["Cookie"] = f"{NAME}={other}"
+
+    assert seen == [(str(n), {"n": n}) for n in (1, 2, 3)]
+    assert request.get_response(app).text == "51"
+    app.store.revoke_all()
+    assert "Set-Cookie" in (answer := request.get_response(app)).headers
+    assert answer.text == "1"
+
+
+@pytest.mark.parametrize("page", [ignore, look], ids=["untouched", "read"])
+def test_a_change_after_the_answer_was_handed_over_is_stored(site: Site, page: Any) -> None:
+    """An outer middleware may change the session on the way out: nobody comes after it, so it is stored at once."""
+    key = site.begin(n=1)
+    changed_on_the_way_out(site, key, page, "200 OK")
+
+    assert site.values(key) == {"n": 1, "late": 1}
+
+
+def test_a_change_after_an_error_page_is_not_stored(site: Site) -> None:
+    """From 500 on nothing of the request is."""
+    key = site.begin(n=1)
+    changed_on_the_way_out(site, key, ignore, "500 Oops")
+
+    assert site.values(key) == {"n": 1}
+
+
+@pytest.mark.parametrize("page", [ignore, look], ids=["untouched", "read"])
+def test_an_error_page_extends_nothing(sqlite: str, page: Any) -> None:
+    """Also with save_every_request (Django S4): no write and no cookie."""
+    site = Site(sqlite, save_every_request=True)
+    key = site.begin(n=1)
+    before = site.rows()
+    site.clock.advance(1000)
+    visit = site.visit(page, key, status="500 Oops")
+
+    assert (visit.reply.status, visit.set_cookie) == (500, None)
+    assert site.rows() == before
+
+
+def test_threads_of_one_request_share_its_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that come to it first at the same moment: neither writes into a copy that nobody stores."""
+    key = site.begin(a=0)
+    together = threading.Barrier(2, timeout=1)
+    read = site.middleware.cookie.read
+
+    def meet(header: str | None) -> Any:
+        with suppress(threading.BrokenBarrierError):  # where only one comes they share already
+            together.wait()
+        return read(header)
+
+    object.__setattr__(site.middleware._settings, "read_cookie", meet)
+
+    def page(session: Any) -> None:
+        threads = [threading.Thread(target=session.__setitem__, args=(f"k{i}", i)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    site.visit(page, key)
+
+    assert site.values(key) == {"a": 0, "k0": 0, "k1": 1}
+
+
+@pytest.mark.parametrize("body", [iter, lambda items: iter(tuple(items))], ids=["of a list", "of a tuple"])
+def test_a_bare_iterator_is_handed_over_as_it_is(sqlite: str, body: Any) -> None:
+    """No code of the application runs in it: untouched is untouched."""
+    own = body([b"ok"])
+
+    def app(_environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return own  # type: ignore[no-any-return]  # an iterator of bytes
+
+    assert SessionMiddleware(app, sqlite)({"REQUEST_METHOD": "GET"}, lambda *_: None) is own  # type: ignore[arg-type,return-value]  # nothing is written
+
+
+def test_writers_of_one_process_do_not_wait_in_a_row(sqlite: str) -> None:
+    """Behind a lock of somebody else's each has its own patience, not that of all before it."""
+    site = Site(sqlite)
+    site.store.create_table()
+    lock = sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    refused: list[bool] = []
+
+    def write() -> None:
+        try:
+            site.store.create({})
+        except StoreUnavailable as error:
+            refused.append(error.busy)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(3 * PATIENCE_SECONDS)
+    finished = [not writer.is_alive() for writer in writers]
+    lock.execute("ROLLBACK")
+    lock.close()
+    for writer in writers:
+        writer.join(PATIENCE)
+
+    assert finished == [True] * 4
+    assert refused == [True] * 4
