@@ -154,7 +154,7 @@ def can_be_watched(body: Iterable[bytes]) -> bool:
 
 
 _SIZED = (list, tuple)
-_BARE_ITERATORS = (type(iter([])), type(iter(())))
+_BARE_ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())))
 
 
 def is_complete(body: Any, file_wrapper: Any) -> bool:

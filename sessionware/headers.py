@@ -4,8 +4,17 @@ import re
 
 Headers = list[tuple[str, str]]
 
+VARY = ("Vary", "Cookie")
+NO_STORE = ("Cache-Control", "no-store")
+
 # What stands in quotes is no directive: private="x, no-store" lets caches store.
 _quoted = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
+
+
+def are_plain(headers: Headers) -> bool:
+    """Return whether *headers* say nothing yet of what the functions below look for: then ours can just be added."""
+    names = "\n".join([name for name, _ in headers]).lower()
+    return not ("vary" in names or "set-cookie" in names or "control" in names)
 
 
 def vary_on_cookie(headers: Headers) -> Headers:
@@ -16,7 +25,7 @@ def vary_on_cookie(headers: Headers) -> Headers:
     for name, _ in headers:
         if name.lower() == "vary":
             return _with_cookie_in_vary(headers)
-    return [*headers, ("Vary", "Cookie")]
+    return [*headers, VARY]
 
 
 def _with_cookie_in_vary(headers: Headers) -> Headers:
@@ -54,7 +63,7 @@ def forbid_storing(headers: Headers) -> Headers:
             kept.append(pair)
         elif name == "cache-control" and "no-store" in _directives(pair[1]):
             forbidden.append(pair)
-    return [*kept, *(forbidden or [("Cache-Control", "no-store")])]
+    return [*kept, *(forbidden or [NO_STORE])]
 
 
 def _directives(value: str) -> list[str]:

@@ -4,7 +4,9 @@ import hashlib
 import re
 import secrets
 
-_matches = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+KEY_PATTERN = r"[A-Za-z0-9_-]{43}"
+
+_matches = re.compile(KEY_PATTERN).fullmatch
 
 HANDLE_BYTES = 16
 

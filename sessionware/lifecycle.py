@@ -68,6 +68,10 @@ class Lifecycle(Finding):
         if self.record is not None:
             self.user_id, self.expiry = self.record.user_id, self.record.expiry
 
+    def is_over(self) -> bool:
+        """Return whether the browser has a cookie of ours that is of no more use."""
+        return (self.stale or self.outcome is Outcome.ENDED) and self.offered is not None
+
     def known_key(self) -> str | None:
         """Return the key the session has or gets with the save; before it is found, the one the cookie offers."""
         offered = self.offered[0] if self.offered and not self._resolved else None

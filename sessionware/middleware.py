@@ -22,7 +22,7 @@ from .errors import (
 )
 from .events import SessionEvent, logger
 from .exchange import Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
-from .headers import Headers, forbid_storing, set_cookie, vary_on_cookie
+from .headers import NO_STORE, VARY, Headers, are_plain, forbid_storing, set_cookie, vary_on_cookie
 from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
 from .record import Lifetime
@@ -167,18 +167,30 @@ class SessionMiddleware:
             elif self._settings.extend_always:
                 session.extend_unused()
         session.headers_sent = True
-        return self.redress(environ, status, headers)
+        return self._dress(session, environ, status, headers)
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
         session = environ.get(self.environ_key)
-        if not isinstance(session, Session) or (life := session.life) is None:
+        return self._dress(session, environ, status, headers) if isinstance(session, Session) else headers
+
+    def _dress(self, session: Session, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
+        life = session.life
+        if life is None:
             return headers
-        headers = vary_on_cookie(headers)
+        plain = are_plain(headers)
+        dressed = [*headers, VARY] if plain else vary_on_cookie(headers)
         if session.clear_site_data:
-            headers.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
+            dressed.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
         cookie = self._cookie_after(life, status)
-        return headers if cookie is None else self._with_cookie(environ, headers, cookie)
+        if cookie is None:
+            return dressed
+        if self.cookie.secure and not self._warned_of_http and environ.get("wsgi.url_scheme") == "http":
+            self._warn_of_http()
+        if not plain:
+            return set_cookie(dressed, self.cookie.name, cookie)
+        dressed += (("Set-Cookie", cookie), NO_STORE)
+        return dressed
 
     def _is_over(self, environ: "WSGIEnvironment") -> bool:
         """Return whether the session in *environ* is that of a request which has been answered: it is served again."""
@@ -188,31 +200,25 @@ class SessionMiddleware:
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
         if life.superseded:
             return None  # the browser has, or will get, a newer cookie than ours
-        if life.key is not None and life.cookie_due:
+        if life.cookie_due and life.key is not None:
             # A 304 updates stored responses: it is no place for a cookie that merely lives longer.
             if status.startswith("304") and life.outcome is Outcome.TOUCHED:
                 return None
             return self.cookie.issue(life.key, life.max_age())
-        return self.cookie.clear() if self._is_dead(life) else None
+        return self.cookie.clear() if life.is_over() else None
 
-    def _is_dead(self, life: Lifecycle) -> bool:
-        """Return whether the browser has a cookie that is of no more use."""
-        return life.offered is not None and (life.stale or life.outcome is Outcome.ENDED)
-
-    def _with_cookie(self, environ: "WSGIEnvironment", headers: Headers, cookie: str) -> Headers:
-        if self.cookie.secure and environ.get("wsgi.url_scheme") == "http" and not self._warned_of_http:
-            self._warned_of_http = True
-            logger.warning(
-                "A Secure session cookie was sent over plain http: browsers keep it for localhost only. "
-                "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
-                "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
-            )
-        return set_cookie(headers, self.cookie.name, cookie)
+    def _warn_of_http(self) -> None:
+        self._warned_of_http = True
+        logger.warning(
+            "A Secure session cookie was sent over plain http: browsers keep it for localhost only. "
+            "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
+            "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
+        )
 
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
     ) -> Iterable[bytes]:
-        complete = is_complete(body, environ.get("wsgi.file_wrapper"))
+        complete = type(body) is list or is_complete(body, environ.get("wsgi.file_wrapper"))
         if not exchange.started:
             if complete:
                 if not isinstance(body, list | tuple):
@@ -221,9 +227,10 @@ class SessionMiddleware:
             begin = partial(self._begin, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), begin)
         if complete or (session.life is None and is_bare_iterator(body)):
-            session.store_at_once = not exchange.failed
-            due = session.life is not None and type(body) in (list, tuple) and self._purge_is_due()
-            return ClosingList(body, self._purge) if due else body
+            session.store_at_once = exchange.status < "5"
+            if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
+                return ClosingList(body, self._purge)
+            return body
         if session.life is None and can_be_watched(body):
             if not exchange.failed:
                 session.watch(body)
@@ -268,7 +275,7 @@ class SessionMiddleware:
         headers = forbid_storing(vary_on_cookie(answer.headers))
         life = session.life
         # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
-        if life is not None and not life.superseded and self._is_dead(life):
+        if life is not None and not life.superseded and life.is_over():
             headers = set_cookie(headers, self.cookie.name, self.cookie.clear())
         start_response(answer.status, headers)
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]

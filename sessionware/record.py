@@ -66,14 +66,11 @@ class Lifetime:
         """Return after how many seconds without use a session with this *expiry* is dead."""
         return expiry if expiry is not None and expiry > 0 else self.idle
 
-    def limit(self, created_at: int) -> int:
-        """Return the moment that no use and no expiry can pass."""
-        return FOREVER if self.absolute is None else created_at + self.absolute
-
     def expires_at(self, created_at: int, used_at: int, expiry: int | None) -> int:
         """Return the moment from which the session is dead if it is not used again."""
-        wanted = -expiry if expiry is not None and expiry < 0 else used_at + self.idle_of(expiry)
-        return min(wanted, self.limit(created_at))
+        wanted = -expiry if expiry is not None and expiry < 0 else used_at + (expiry or self.idle)
+        limit = FOREVER if self.absolute is None else created_at + self.absolute
+        return wanted if wanted < limit else limit
 
     def first_end(self, record: Record) -> int:
         """Return when a session that is stored for the first time ends if its key does not come back.
@@ -100,7 +97,7 @@ class Lifetime:
         """Return whether a use is worth a write: 5 % of the idle timeout have passed, or the key is back at last."""
         if record.expiry is not None and record.expiry < 0:
             return False
-        if (now - record.used_at) * 20 >= self.idle_of(record.expiry):
+        if (now - record.used_at) * 20 >= (record.expiry or self.idle):
             return True
         return self.unconfirmed is not None and record.expires_at < self.expires_at(
             record.created_at, record.used_at, record.expiry

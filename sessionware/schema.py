@@ -58,8 +58,12 @@ def _steps(table: sa.Table, dialect: sa.Dialect) -> list[tuple[str, str]]:
     """Return name and statement for the table, its comments where they are separate, and each index."""
     made: list[Any] = []
     table.create(sa.create_mock_engine(f"{dialect.name}://", lambda ddl, *_, **__: made.append(ddl)), checkfirst=False)
-    named = [(ddl.element.name if isinstance(ddl.element, sa.Index) else table.name, ddl) for ddl in made]
-    return [(str(name), str(ddl.compile(dialect=dialect))) for name, ddl in named]
+    return [(_belongs_to(ddl, table), str(ddl.compile(dialect=dialect))) for ddl in made]
+
+
+def _belongs_to(ddl: Any, table: sa.Table) -> str:
+    element = getattr(ddl, "element", table)
+    return str(element.name if isinstance(element, sa.Index) else table.name)
 
 
 _MYSQL_LOOK = """

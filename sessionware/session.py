@@ -110,6 +110,13 @@ class Session(MutableMapping[str, Any]):
         self._hand_out()
         return self._values().items()
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of *key*, or *default*."""
+        value = self._values().get(key, default)
+        if type(value) not in _IMMUTABLE:
+            self._hand_out()
+        return value
+
     def has_key(self, key: str) -> bool:
         """Return whether *key* is there (Django)."""
         return key in self
@@ -343,8 +350,11 @@ class Session(MutableMapping[str, Any]):
     # Small steps
 
     def _opened(self) -> Lifecycle:
-        # Threads of one request that come to it together share the first one.
-        return self.life or self.__dict__.setdefault("life", Lifecycle(self._settings, self._header))
+        if self.life is None:
+            life = Lifecycle(self._settings, self._header)
+            if self.life is None:  # threads of one request that come here together share the first one
+                self.life = life
+        return self.life
 
     def _resolved(self) -> Lifecycle:
         life = self._opened()

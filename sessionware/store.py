@@ -108,9 +108,10 @@ class SessionStore:
         change was part of it. Raises StoreUnavailable.
         """
         statement = self._sql.overwrite if later else self._sql.update
+        values = _over(digest, digest, record, base, now)
         for _ in range(_LOSSES):
             try:
-                return self.database.write(statement, _over(digest, digest, record, base, now)) == 1
+                return self.database.write(statement, values) == 1
             except ConnectionLost as error:
                 lost = error
             found = self.load(digest)

@@ -28,6 +28,14 @@ _USER_ID = sa.String(255).with_variant(
 )
 
 
+# PostgreSQL compresses what is longer than 2 KB: with its default method that is most of the cost of a
+# save of 20 KB, with LZ4 a tenth of it. Builds without LZ4, and versions before 14, keep their default.
+_LZ4 = """DO $$ BEGIN
+    ALTER TABLE %(fullname)s ALTER COLUMN data SET COMPRESSION lz4;
+EXCEPTION WHEN OTHERS THEN NULL;
+END $$"""
+
+
 def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
     """Return the sessions table in *metadata*, for migration tools; *name*: at most 40 letters, digits, underscores.
 
@@ -37,7 +45,7 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
         raise ConfigurationError("table_name must be letters, digits and underscores, at most 40 of them.")
     user_id = sa.Column("user_id", _USER_ID)
     of_somebody = user_id.is_not(None)
-    return sa.Table(
+    table = sa.Table(
         name,
         metadata,
         sa.Column("digest", _DIGEST, primary_key=True, comment="SHA-256 of the session key"),
@@ -54,6 +62,9 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
         sa.Index(f"ix_{name}_user_id", user_id, postgresql_where=of_somebody, sqlite_where=of_somebody),
         sa.Index(f"ix_{name}_purge_hour", "purge_hour"),
     )
+    compress: Any = sa.DDL
+    sa.event.listen(table, "after_create", compress(_LZ4).execute_if(dialect="postgresql"))
+    return table
 
 
 def numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
