@@ -47,6 +47,12 @@ def size(name: str, value: int) -> int:
     return value
 
 
+def count(name: str, value: int, *, most: int | None = None) -> None:
+    """Check how many, at least one, and no more than *most*."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        raise ConfigurationError(f"{name} must be a whole number, at least 1{f' and at most {most}' if most else ''}.")
+
+
 def text(name: str, value: str) -> str:
     """Return a name that is not empty."""
     if not isinstance(value, str) or not value:

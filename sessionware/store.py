@@ -18,7 +18,7 @@ from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
-from .purge import Run, remove_expired
+from .purge import MOST_A_BATCH, Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
 from .statement import Execute
@@ -343,10 +343,14 @@ class SessionStore:
     ) -> int:
         """Remove expired rows in batches, and return how many; 0 if another process is at it.
 
-        After each batch it rests for as long as the batch took, so that requests get their turn.
+        Between two batches it rests for as long as the first took, so that requests get their turn.
         *max_batches* None: until none is left. *on_batch* is called with the size of each batch.
-        Raises StoreUnavailable.
+        Raises ConfigurationError for less than one row or batch, and StoreUnavailable.
         """
+        options.count("batch_size", batch_size, most=MOST_A_BATCH)
+        if max_batches is not None:
+            options.count("max_batches", max_batches)
+        options.function("on_batch", on_batch)
 
         def work(run: Run) -> int:
             return remove_expired(run, self._sql, int(self.clock()), batch_size, max_batches, on_batch)
