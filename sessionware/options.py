@@ -33,6 +33,12 @@ def function(name: str, value: Callable[..., Any] | None, *, optional: bool = Tr
         raise ConfigurationError(f"{name} must be callable{' or None' if optional else ''}.")
 
 
+def instance(name: str, value: Any, kind: type) -> None:
+    """Check an object that must be of one type, if it is given."""
+    if not (value is None or isinstance(value, kind)):
+        raise ConfigurationError(f"{name} must be a {kind.__name__} or None.")
+
+
 def codec(name: str, value: Any) -> None:
     """Check something that turns values into text and back."""
     able = callable(getattr(value, "encode", None)) and callable(getattr(value, "decode", None))

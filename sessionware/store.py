@@ -63,6 +63,10 @@ class SessionStore:
         on_event: Callable[[SessionEvent], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        options.flag("create_table", create_table)
+        options.instance("lifetime", lifetime, Lifetime)
+        options.function("on_event", on_event)
+        options.function("clock", clock, optional=False)
         self.database = Database(database, self.create_table if create_table else None)
         self.table = make_table(sa.MetaData(), table_name)
         self.codec: Codec = TaggedJSON() if codec is None else codec
@@ -257,6 +261,8 @@ class SessionStore:
 
     def create(self, values: dict[str, Any], user_id: str | None = None) -> str:
         """Store a new session and return its key; for tests and scripts. Raises as a save does."""
+        if not isinstance(values, dict):
+            raise TypeError("values must be a dict.")
         now = int(self.clock())
         end = self.lifetime.expires_at(now, now, None)
         data = self.codec.encode(values)
@@ -364,7 +370,7 @@ class SessionStore:
         return removed or 0
 
     def _live(self, session_key: str) -> Record | None:
-        if not keys.is_key(session_key):
+        if not isinstance(session_key, str) or not keys.is_key(session_key):
             return None
         record = self.load(keys.digest(session_key))
         return record if record is not None and record.is_live(int(self.clock())) else None
