@@ -8,7 +8,7 @@ from decimal import Decimal
 from html import escape
 
 from webob import Request, Response
-from webob.exc import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
+from webob.exc import HTTPBadRequest, HTTPException, HTTPNotFound, HTTPSeeOther
 
 from sessionware import SessionMiddleware, get_session
 
@@ -25,7 +25,10 @@ def shop(environ, start_response):
     request = Request(environ)
     method = "GET" if request.method == "HEAD" else request.method
     page = PAGES.get((method, request.path_info))
-    response = HTTPNotFound() if page is None else page(request)
+    try:
+        response = HTTPNotFound() if page is None else page(request)
+    except HTTPException as refusal:
+        response = refusal
     return response(environ, start_response)
 
 
@@ -41,7 +44,7 @@ def catalogue(request):
 
 def add(request):
     """Put one more of an item into the cart; parallel requests lose none."""
-    item = request.POST.get("item")
+    item = form_of(request).get("item")
     if item not in CATALOGUE:
         return HTTPBadRequest("There is no such item.")
 
@@ -85,7 +88,7 @@ def login_form(request):
 
 def login(request):
     """Make the session the user's: new key, cart kept."""
-    name = request.POST.get("name", "").strip()
+    name = form_of(request).get("name", "").strip()
     if not name:
         return HTTPSeeOther(location="/login")
     try:
@@ -98,10 +101,18 @@ def login(request):
 def logout(request):
     """End this session, or all of the user's."""
     session = get_session(request)
-    if "everywhere" in request.POST and session.user_id:
+    if "everywhere" in form_of(request) and session.user_id:
         application.store.revoke_user(session.user_id, keep=session.handle)
     session.logout()
     return HTTPSeeOther(location="/")
+
+
+def form_of(request):
+    """Return the texts of a form; files are none. Raises HTTPBadRequest."""
+    try:
+        return {name: value for name, value in request.POST.items() if isinstance(value, str)}
+    except (ValueError, DeprecationWarning):  # WebOb's, of a torn form and of one that is not in UTF-8
+        raise HTTPBadRequest("This form cannot be read.") from None
 
 
 def page_of(request, title, content):

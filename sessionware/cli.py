@@ -1,76 +1,127 @@
 """The ``sessionware`` command: create the table, remove what has expired, look at one session."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pprint import pformat
+from urllib.parse import unquote, urlsplit
 
 import click
+import sqlalchemy as sa
 
+from .database import TableMissing
+from .engine import in_memory
 from .errors import ConfigurationError, StoreUnavailable
+from .purge import MOST_A_BATCH
 from .store import SessionStore
 from .table import TABLE_NAME
 
-# Commands open the store themselves, so that their --help needs no database.
-Open = Callable[[], SessionStore]
+Function = Callable[..., None]
+Options = dict[str, str]
+
+_DATABASE_HELP = "Such as postgresql+psycopg://localhost/shop. Default: $SESSIONWARE_DATABASE."
+
+
+def _note(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Keep an option for the command; what comes last wins."""
+    if value is not None:
+        context.ensure_object(dict)[str(option.name)] = value
+
+
+def _with_options(command: Function) -> Function:
+    """Give *command* the options that may stand before and after the name of a command."""
+    table = click.option("--table", metavar="NAME", expose_value=False, callback=_note, help=f"Default: {TABLE_NAME}.")
+    database = click.option("--database", metavar="URL", expose_value=False, callback=_note, help=_DATABASE_HELP)
+    return database(table(command))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--database",
-    envvar="SESSIONWARE_DATABASE",
-    metavar="URL",
-    help="Such as postgresql+psycopg://localhost/shop. Default: $SESSIONWARE_DATABASE.",
-)
-@click.option("--table", default=TABLE_NAME, show_default=True, metavar="NAME", help="The sessions table.")
+@_with_options
+@click.version_option(package_name="sessionware")
 @click.pass_context
-def main(context: click.Context, database: str | None, table: str) -> None:
+def main(context: click.Context) -> None:
     """Look after the sessions of a WSGI application."""
-    context.obj = partial(_open, database, table)
+    context.ensure_object(dict)
 
 
 @main.command()
+@_with_options
 @click.pass_obj
-def init(open_store: Open) -> None:
+def init(options: Options) -> None:
     """Create the table and its indexes, unless they exist."""
-    store = open_store()
-    with _explained():
+    store = _open(options)
+    with _explained(store):
         store.create_table()
     click.echo(f"The table {store.table.name} is there.")
 
 
 @main.command()
-@click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="Rows a batch.")
+@_with_options
+@click.option(
+    "--batch-size", default=1000, show_default=True, type=click.IntRange(1, MOST_A_BATCH), help="Rows a batch."
+)
 @click.pass_obj
-def purge(open_store: Open, batch_size: int) -> None:
+def purge(options: Options, batch_size: int) -> None:
     """Remove expired sessions, in batches that block nobody; for cron."""
-    store = open_store()
-    with _explained(), click.progressbar(length=store.count_expired(), label="Purging", file=sys.stderr) as bar:
+    store = _open_existing(options)
+    with _explained(store), click.progressbar(length=store.count_expired(), label="Purging", file=sys.stderr) as bar:
         removed = store.purge(batch_size=batch_size, on_batch=bar.update)
     click.echo(f"{removed} expired rows removed.")
 
 
 @main.command()
+@_with_options
 @click.pass_obj
-def show(open_store: Open) -> None:
+def show(options: Options) -> None:
     """Print the values of the session whose key is typed or piped in."""
-    store = open_store()
+    store = _open_existing(options)
     session_key = _ask_key()
-    with _explained():
+    with _explained(store):
         values = store.read(session_key)
     if values is None:
         raise click.ClickException("There is no live session with this key, or its row cannot be decoded.")
     click.echo(pformat(values))
 
 
-def _open(database: str | None, table: str) -> SessionStore:
+def _open(options: Options) -> SessionStore:
+    database = options.get("database", os.environ.get("SESSIONWARE_DATABASE"))
     if not database:
         raise click.UsageError("Which database? Pass --database or set SESSIONWARE_DATABASE.")
     try:
-        return SessionStore(database, table, create_table=False)
+        url = sa.make_url(database)
+    except (sa.exc.ArgumentError, ValueError):
+        raise click.UsageError("--database must be a URL, such as postgresql+psycopg://localhost/shop.") from None
+    try:
+        return SessionStore(url, options.get("table", TABLE_NAME), create_table=False)
     except ConfigurationError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_in_words_of_ours(str(error))) from None
+
+
+def _open_existing(options: Options) -> SessionStore:
+    """Open a store to look into it; SQLite would create a file whose name is mistyped."""
+    store = _open(options)
+    path = _file_of(store.database.engine.url)
+    if path is not None and not os.path.exists(path):
+        raise click.ClickException(f"There is no database {path}: `sessionware init` creates one.")
+    return store
+
+
+def _file_of(url: sa.URL) -> str | None:
+    if url.get_backend_name() != "sqlite" or in_memory(url):
+        return None
+    if "uri" not in url.query:
+        return url.database
+    path = unquote(urlsplit(str(url.database)).path)
+    return None if path == ":memory:" or url.query.get("mode") == "memory" else path
+
+
+def _in_words_of_ours(message: str) -> str:
+    """Return what a store says of its options, with the names that they have here."""
+    for name, ours in (("database", "--database"), ("table_name", "--table")):
+        if message.startswith(name):
+            return ours + message.removeprefix(name)
+    return message
 
 
 def _ask_key() -> str:
@@ -81,8 +132,12 @@ def _ask_key() -> str:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(store: SessionStore) -> Iterator[None]:
     try:
         yield
+    except TableMissing:
+        raise click.ClickException(
+            f"The table {store.table.name} does not exist: `sessionware init` creates it."
+        ) from None
     except StoreUnavailable as error:
         raise click.ClickException(str(error)) from None

@@ -13,7 +13,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, NoReturn, Protocol
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 
@@ -252,16 +252,25 @@ def _untag_pair(pair: list[Any]) -> dict[str, Any]:
 
 
 def _untag_datetime(text: str) -> datetime:
-    moment, _, zone = text.partition("[")
+    moment, _, name = text.partition("[")
     value = datetime.fromisoformat(moment)
-    if not zone:
+    zone = _zone(name.removesuffix("]")) if name else None
+    if zone is None:
         return value
     offset = value.utcoffset()
-    local = value.replace(tzinfo=ZoneInfo(zone.removesuffix("]")))
+    local = value.replace(tzinfo=zone)
     folded = local.replace(fold=1)
     # The hour that a clock passes twice is told by its offset. Where the rules of the zone have changed
     # since, the instant is kept rather than the name.
     return local if local.utcoffset() == offset else folded if folded.utcoffset() == offset else value
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    """Return a time zone; None if this host does not know it, as with older rules than the writer's, or none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError):  # some Pythons: the name is of a directory
+        return None
 
 
 _UNTAGS: dict[str, Callable[[Any], Any]] = {

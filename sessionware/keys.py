@@ -48,7 +48,7 @@ def handle(row_digest: bytes) -> str:
 
 def handle_range(name: str) -> tuple[bytes, bytes] | None:
     """Return the lowest and highest digest that the handle *name* can stand for; None if it is no handle."""
-    if re.fullmatch(r"[0-9a-f]{32}", name) is None:
+    if not isinstance(name, str) or re.fullmatch(r"[0-9a-f]{32}", name) is None:
         return None
     prefix = bytes.fromhex(name)
     rest = 32 - HANDLE_BYTES
@@ -57,7 +57,7 @@ def handle_range(name: str) -> tuple[bytes, bytes] | None:
 
 def as_handle(name: str | None) -> str | None:
     """Return *name*, a handle or a session key, as a handle; None if it is None."""
-    return handle(digest(name)) if name is not None and is_key(name) else name
+    return handle(digest(name)) if isinstance(name, str) and is_key(name) else name
 
 
 def checked_user_id(user_id: str | int) -> str:

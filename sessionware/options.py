@@ -33,6 +33,12 @@ def function(name: str, value: Callable[..., Any] | None, *, optional: bool = Tr
         raise ConfigurationError(f"{name} must be callable{' or None' if optional else ''}.")
 
 
+def instance(name: str, value: Any, kind: type) -> None:
+    """Check an object that must be of one type, if it is given."""
+    if not (value is None or isinstance(value, kind)):
+        raise ConfigurationError(f"{name} must be a {kind.__name__} or None.")
+
+
 def codec(name: str, value: Any) -> None:
     """Check something that turns values into text and back."""
     able = callable(getattr(value, "encode", None)) and callable(getattr(value, "decode", None))
@@ -45,6 +51,12 @@ def size(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
         raise ConfigurationError(f"{name} must be a whole number of bytes, at least 2.")
     return value
+
+
+def count(name: str, value: int, *, most: int | None = None) -> None:
+    """Check how many, at least one, and no more than *most*."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        raise ConfigurationError(f"{name} must be a whole number, at least 1{f' and at most {most}' if most else ''}.")
 
 
 def text(name: str, value: str) -> str:

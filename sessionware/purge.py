@@ -1,4 +1,4 @@
-"""Removing expired rows: in small batches, each a statement of its own, with a rest after each."""
+"""Removing expired rows: in small batches, each a statement of its own, with a rest between two."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +7,9 @@ from typing import Any
 from .record import purge_hour
 from .statement import Statement
 from .table import Statements, numbered
+
+# What one statement may have as parameters is limited; SQLite is the strictest, with 32 766.
+MOST_A_BATCH = 10_000
 
 Run = Callable[[Statement, Mapping[str, Any]], Any]
 
@@ -19,22 +22,21 @@ def remove_expired(
     max_batches: int | None,
     on_batch: Callable[[int], object] | None,
 ) -> int:
-    """Delete what had expired at *now*, in up to *max_batches* batches (None: all); return how many rows.
+    """Delete what had expired at *now*, in one to *max_batches* batches (None: all); return how many rows.
 
     *run* runs one statement in autocommit; *on_batch* is told how many each batch has removed.
     """
     removed = batches = 0
-    while max_batches is None or batches < max_batches:
+    while True:
         began = time.monotonic()
         looked_at, deleted = _remove_batch(run, sql, now, batch_size)
         removed += deleted
         batches += 1
         if on_batch is not None and looked_at:
             on_batch(deleted)
-        if looked_at < batch_size:
-            break
+        if looked_at < batch_size or batches == max_batches:
+            return removed
         time.sleep(time.monotonic() - began)
-    return removed
 
 
 def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, int]:

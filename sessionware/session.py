@@ -434,14 +434,23 @@ def _at(moment: float) -> int:
 
 
 def get_session(environ_or_request: Any, environ_key: str = "sessionware.session") -> Session:
-    """Return the session from a WSGI environ, or from anything that has one as ``.environ``.
+    """Return the session from a WSGI environ, or from anything that has one as ``.environ`` or ``.env``.
 
     Raises ConfigurationError if no SessionMiddleware with this *environ_key* is around the application.
     """
-    environ = getattr(environ_or_request, "environ", environ_or_request)
-    session = environ.get(environ_key)
+    session = _environ_of(environ_or_request).get(environ_key)
     if not isinstance(session, Session):
         raise ConfigurationError(
             f"There is no session under {environ_key!r}: wrap the application in SessionMiddleware."
         )
     return session
+
+
+def _environ_of(environ_or_request: Any) -> dict[str, Any]:
+    for name in ("environ", "env"):
+        environ = getattr(environ_or_request, name, None)
+        if isinstance(environ, dict):
+            return environ
+    if isinstance(environ_or_request, dict):
+        return environ_or_request
+    raise ConfigurationError("get_session takes a WSGI environ, or a request that has one as .environ or .env.")

@@ -18,7 +18,7 @@ from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
-from .purge import Run, remove_expired
+from .purge import MOST_A_BATCH, Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
 from .statement import Execute
@@ -63,6 +63,10 @@ class SessionStore:
         on_event: Callable[[SessionEvent], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        options.flag("create_table", create_table)
+        options.instance("lifetime", lifetime, Lifetime)
+        options.function("on_event", on_event)
+        options.function("clock", clock, optional=False)
         self.database = Database(database, self.create_table if create_table else None)
         self.table = make_table(sa.MetaData(), table_name)
         self.codec: Codec = TaggedJSON() if codec is None else codec
@@ -258,6 +262,8 @@ class SessionStore:
 
     def create(self, values: dict[str, Any], user_id: str | None = None) -> str:
         """Store a new session and return its key; for tests and scripts. Raises as a save does."""
+        if not isinstance(values, dict):
+            raise TypeError("values must be a dict.")
         now = int(self.clock())
         end = self.lifetime.expires_at(now, now, None)
         data = self.codec.encode(values)
@@ -344,10 +350,14 @@ class SessionStore:
     ) -> int:
         """Remove expired rows in batches, and return how many; 0 if another process is at it.
 
-        After each batch it rests for as long as the batch took, so that requests get their turn.
+        Between two batches it rests for as long as the first took, so that requests get their turn.
         *max_batches* None: until none is left. *on_batch* is called with the size of each batch.
-        Raises StoreUnavailable.
+        Raises ConfigurationError for less than one row or batch, and StoreUnavailable.
         """
+        options.count("batch_size", batch_size, most=MOST_A_BATCH)
+        if max_batches is not None:
+            options.count("max_batches", max_batches)
+        options.function("on_batch", on_batch)
 
         def work(run: Run) -> int:
             return remove_expired(run, self._sql, int(self.clock()), batch_size, max_batches, on_batch)
@@ -361,7 +371,7 @@ class SessionStore:
         return removed or 0
 
     def _live(self, session_key: str) -> Record | None:
-        if not keys.is_key(session_key):
+        if not isinstance(session_key, str) or not keys.is_key(session_key):
             return None
         record = self.load(keys.digest(session_key))
         return record if record is not None and record.is_live(int(self.clock())) else None

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,30 @@ def test_the_option_wins_over_the_environment(sqlite: str, command: Command) -> 
     assert sa.inspect(SessionStore(sqlite).database.engine).get_table_names() == ["visits"]
 
 
+def test_options_may_stand_after_the_command(sqlite: str, command: Command) -> None:
+    """Where most people write them; what comes last wins."""
+    after = command("init", "--database", sqlite, "--table", "visits", database=NOWHERE)
+    both = command("--database", NOWHERE, "--table", "x", "purge", "--table=visits", "--database", sqlite)
+
+    assert (after.exit_code, after.output) == (0, "The table visits is there.\n")
+    assert (both.exit_code, both.stdout) == (0, "0 expired rows removed.\n")
+
+
+def test_version_is_that_of_the_package(command: Command) -> None:
+    """The first question of whoever reads a report of a defect."""
+    result = command("--version")
+
+    assert (result.exit_code, result.output) == (0, f"sessionware, version {version('sessionware')}\n")
+
+
+def test_the_package_runs_as_the_command(sqlite: str) -> None:
+    """Where the folder of scripts is not on the PATH."""
+    command = [sys.executable, "-m", "sessionware", "init", "--database", sqlite]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "The table sessionware_session is there.\n", "")
+
+
 def test_purge_removes_what_has_expired_and_nothing_else(store: SessionStore, command: Command) -> None:
     """In batches; without a terminal there is no bar in the log of cron, only its label and the result."""
     now = store.clock()
@@ -134,11 +159,40 @@ def test_show_of_an_expired_session_is_of_none(sqlite: str, command: Command) ->
 @pytest.mark.parametrize("name", ["purge", "show"])
 def test_a_missing_table_is_named_with_its_remedy(any_engine: str, command: Command, name: str) -> None:
     """The first thing to go wrong in a deployment; and looking creates nothing."""
+    SessionStore(any_engine, "other_session").create_table()
     result = command(name, database=any_engine, typed=new_key())
 
     assert result.exit_code == 1
-    assert "The sessions table does not exist: run `sessionware init`" in result.output
-    assert sa.inspect(SessionStore(any_engine).database.engine).get_table_names() == []
+    assert result.output == "Error: The table sessionware_session does not exist: `sessionware init` creates it.\n"
+    assert sa.inspect(SessionStore(any_engine).database.engine).get_table_names() == ["other_session"]
+
+
+@pytest.mark.parametrize("name", ["purge", "show"])
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_looking_at_a_database_that_is_not_there_makes_none(
+    tmp_path: Path, command: Command, form: str, name: str
+) -> None:
+    """A path with a typing error would be an empty file, and a purge that is content every night."""
+    path = tmp_path / "mistyped.db"
+    result = command(name, database=form.format(path), typed=new_key())
+
+    assert result.exit_code == 1
+    assert result.output == f"Error: There is no database {path}: `sessionware init` creates one.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_what_init_has_made_is_found(tmp_path: Path, command: Command, form: str) -> None:
+    """However its file is written."""
+    url = form.format(tmp_path / "sessions.db")
+
+    assert [command(name, database=url).exit_code for name in ("init", "purge")] == [0, 0]
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
+def test_a_database_in_memory_is_no_file_that_is_missing(command: Command, url: str) -> None:
+    """It is of no use here, but the message must be true."""
+    assert "The table sessionware_session does not exist" in command("purge", database=url).output
 
 
 @pytest.mark.parametrize("name", ["init", "purge", "show"])
@@ -171,6 +225,8 @@ def test_a_wrong_url_is_a_usage_error_without_the_password(command: Command, url
     assert "atabase" in result.output
     assert SECRET not in result.output
     assert isinstance(result.exception, SystemExit)
+    assert "--database" in result.output
+    assert not re.search("Engine|SessionStore|create_table", result.output), "that is how Python passes it"
 
 
 def test_a_wrong_table_name_is_a_usage_error(sqlite: str, command: Command) -> None:
@@ -178,6 +234,7 @@ def test_a_wrong_table_name_is_a_usage_error(sqlite: str, command: Command) -> N
     result = command("--table", "a; drop table b", "init", database=sqlite)
 
     assert result.exit_code == 2
+    assert "Error: --table must be letters, digits and underscores, at most 40 of them.\n" in result.output
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["init", "--help"], ["purge", "-h"], ["show", "--help"]])

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -163,6 +163,32 @@ def test_an_instant_survives_a_change_of_the_rules() -> None:
     stored = '{"k":{"~datetime":"2026-07-01T12:00:00+05:00[Europe/Berlin]"}}'
 
     assert CODEC.decode(stored)["k"].astimezone(UTC) == datetime(2026, 7, 1, 7, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "Europe", "\\u0000"])
+def test_an_instant_survives_on_a_host_that_does_not_know_the_zone(zone: str) -> None:
+    """Workers may differ in their tzdata; for one date the visitor would lose the whole session."""
+    stored = f'{{"cart":[1],"k":{{"~datetime":"2026-07-01T12:00:00+05:00[{zone}]"}}}}'
+    values = CODEC.decode(stored)
+
+    assert values == {"cart": [1], "k": datetime(2026, 7, 1, 7, tzinfo=UTC)}
+    assert values["k"].utcoffset() == timedelta(hours=5)
+    assert reload(values["k"]) == values["k"]
+
+
+def test_an_instant_survives_where_there_are_no_zones_at_all() -> None:
+    """A slim container has neither the files of the system nor the package tzdata."""
+    program = (
+        "import sys, zoneinfo\n"
+        "sys.modules['tzdata'] = None\n"
+        "zoneinfo.reset_tzpath(to=[])\n"
+        "from sessionware import TaggedJSON\n"
+        "print(TaggedJSON().decode(sys.argv[1])['k'].isoformat())"
+    )
+    text = CODEC.encode({"k": datetime(2026, 7, 1, 12, tzinfo=BERLIN)})
+    command = [sys.executable, "-c", program, text]
+
+    assert subprocess.check_output(command, text=True, timeout=60).strip() == "2026-07-01T12:00:00+02:00"
 
 
 def test_a_naive_time_keeps_its_fold() -> None:

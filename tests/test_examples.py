@@ -215,6 +215,35 @@ def test_shop_refuses_nonsense(shop: Shop) -> None:
     assert "It is empty" in person.fill_in("/empty")
 
 
+FILE = b'--X\r\nContent-Disposition: form-data; name="%s"; filename="a"\r\n\r\nhi\r\n--X--\r\n'
+PARTS = b'--X\r\nContent-Type: multipart/mixed; boundary=Y\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' + (
+    b"--Y\r\n\r\nhi\r\n--Y--\r\n--X--\r\n"
+)
+
+
+@pytest.mark.parametrize(("path", "field", "empty"), [("/login", b"name", 303), ("/add", b"item", 400)])
+@pytest.mark.parametrize(
+    ("kind", "body", "readable"),
+    [
+        pytest.param("multipart/form-data; boundary=X", FILE, True, id="a file"),
+        pytest.param("multipart/form-data; boundary=X", PARTS, True, id="parts within a part"),
+        pytest.param("multipart/form-data; boundary=X", b"%s", True, id="no form at all"),
+        pytest.param("application/x-www-form-urlencoded", b"%s", True, id="no value"),
+        pytest.param("multipart/form-data", FILE, False, id="no boundary"),
+        pytest.param("application/x-www-form-urlencoded; charset=nonsense", b"%s=a", False, id="charset"),
+    ],
+)
+def test_shop_takes_no_odd_form_for_a_fault_of_its_own(
+    shop: Shop, path: str, field: bytes, empty: int, kind: str, body: bytes, readable: bool
+) -> None:
+    """Anybody can send a file where the page asks for a name: it is as if nothing was filled in, and no 500."""
+    server, _ = shop
+    headers = {"Content-Type": kind}
+    status, _, _ = server.request(path, method="POST", headers=headers, body=body % field)
+
+    assert status == (empty if readable else 400)
+
+
 def test_shop_without_its_database(tmp_path: Path) -> None:
     """It starts, pages that need no session answer, the others say when to come again; nobody loses a cookie."""
     with Gunicorn(SHOP, tmp_path, environ={"SESSIONWARE_DATABASE": NOWHERE}, ready=AWAY) as server:

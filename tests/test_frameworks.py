@@ -6,6 +6,7 @@ from typing import Any
 import flask
 import pytest
 from flask import Flask, flash, get_flashed_messages, render_template_string
+from markupsafe import Markup
 from pyramid.config import Configurator
 from pyramid.interfaces import ISession
 from pyramid.request import Request
@@ -21,6 +22,7 @@ from sessionware import (
     SessionMiddleware,
     SessionStore,
     StoreUnavailable,
+    UnstorableValue,
 )
 from sessionware.frameworks.flask import use_sessions
 from sessionware.frameworks.pyramid import PyramidSession
@@ -119,6 +121,18 @@ def test_flask_messages_are_flashed_once(shop: tuple[SessionMiddleware, Browser]
 
     assert browser.get("/flashed").text == "[('info', 'saved'), ('message', '<twice>')]"
     assert browser.get("/flashed").text == "[]"
+
+
+def test_flask_messages_of_markup_are_refused_by_their_path(sqlite: str) -> None:
+    """They would come back as text that nobody marked as safe: shown escaped, or worse, marked again."""
+    app = Flask("shop")
+    app.add_url_rule("/", view_func=lambda: flash(Markup("<b>saved</b>")) or "flashed")
+    middleware = use_sessions(app, sqlite)
+
+    with pytest.raises(UnstorableValue, match=r"session\['_flashes'\]\[0\]\[1\] is of type Markup"):
+        call(app, "/")
+    middleware.store.create_table()
+    assert middleware.store.count() == 0
 
 
 @pytest.mark.parametrize("path", ["/plain", "/nowhere"])

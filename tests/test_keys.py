@@ -58,6 +58,13 @@ def test_what_is_no_handle_has_no_range(name: str) -> None:
     assert keys.handle_range(name) is None
 
 
+@pytest.mark.parametrize("name", [None, 5, b"0" * 32, ["0" * 32]], ids=lambda name: type(name).__name__)
+def test_what_is_no_text_is_no_handle(name: Any) -> None:
+    """It is what an application has by a slip, or from JSON: no match, and no error of a regex."""
+    assert keys.handle_range(name) is None
+    assert keys.as_handle(name) is name
+
+
 def test_a_session_key_stands_for_its_handle() -> None:
     """`revoke_user(keep=...)` takes either."""
     assert keys.as_handle(KEY) == keys.handle(keys.digest(KEY))

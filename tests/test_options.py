@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sessionware import ConfigurationError, SessionEvent, SessionMiddleware, SessionStore, SessionwareError, TaggedJSON
+from sessionware import (
+    ConfigurationError,
+    Lifetime,
+    SessionEvent,
+    SessionMiddleware,
+    SessionStore,
+    SessionwareError,
+    TaggedJSON,
+)
 from tests.support.apps import NOWHERE, as_list, nothing
 
 APP = as_list(nothing)
@@ -51,6 +59,25 @@ def test_a_wrong_option_is_refused_by_name(option: str, value: Any) -> None:
 
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, SessionwareError)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("create_table", value) for value in (None, 1, "no")],
+        *[("lifetime", value) for value in (5, "1 day", timedelta(days=1), Lifetime)],
+        *[("on_event", value) for value in ("log", 5)],
+        *[("clock", value) for value in (None, 5)],
+        *[("codec", value) for value in ("json", TaggedJSON)],
+        *[("table_name", value) for value in (None, "", "a; b", 5)],
+        *[("database", value) for value in (None, "nonsense", 5)],
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_wrong_option_of_a_store_is_refused_by_name(option: str, value: Any) -> None:
+    """A store that scripts and workers make by themselves is checked as the middleware's is."""
+    with pytest.raises(ConfigurationError, match=f"^{option} must be"):
+        SessionStore(**{"database": NOWHERE, option: value})
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,22 @@ import inspect
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+import sessionware
 from sessionware import Session, SessionMiddleware, SessionStore
 from sessionware.cli import main
 from sessionware.events import EventKind
 from sessionware.table import make_table
 from tests.support.clock import Clock
-from tests.support.wsgi import Browser, validated
+from tests.support.wsgi import Browser, call, validated
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -210,6 +212,15 @@ def test_the_demonstration_brings_what_it_runs() -> None:
     assert {Path(program).name, "webob"} <= {re.split(r"[^\w-]", name)[0] for name in brought}
 
 
+def test_the_demonstration_brings_what_gevent_workers_import() -> None:
+    """gunicorn requires packaging for them in an extra only: with gevent beside it alone they would not start."""
+    (worker,) = (path.read_text() for path in files("gunicorn") or [] if path.match("workers/ggevent.py"))
+    brought = {re.split(r"[^\w-]", name)[0] for name in PROJECT["optional-dependencies"]["demo"]}
+
+    assert "from packaging" in worker
+    assert "packaging" in brought
+
+
 def test_versions_are_those_of_the_project() -> None:
     """Of Python and of the two libraries it stands on."""
     wanted = dict(re.findall(r"^(\w+)>=([\d.]+)", "\n".join(PROJECT["dependencies"]), re.MULTILINE))
@@ -235,3 +246,57 @@ def test_frameworks_as_shown(sqlite: str) -> None:
     replies = [Browser(validated(application), clock=Clock()).get() for application in (app, names["application"])]
 
     assert [(reply.text, len(reply.set_cookies)) for reply in replies] == [("1", 1), ("1", 1)]
+
+
+def bottle_app(work: Callable[[Session], str]) -> Any:
+    """Return an application on Bottle whose page does *work*."""
+    bottle = pytest.importorskip("bottle")
+    app = bottle.Bottle()
+    app.get("/")(lambda: work(sessionware.get_session(bottle.request)))
+    return app
+
+
+def falcon_app(work: Callable[[Session], str]) -> Any:
+    """Return an application on Falcon whose page does *work*."""
+    falcon = pytest.importorskip("falcon")
+
+    class Page:
+        def on_get(self, request: Any, response: Any) -> None:
+            response.text = work(sessionware.get_session(request))
+
+    app = falcon.App()
+    app.add_route("/", Page())
+    return app
+
+
+def as_shown(app: Any, words: str) -> Any:
+    """Return *app* after the one block of the README that has *words*."""
+    (block,) = (block for block in code_blocks() if words in block)
+    exec(compile(block, "README.md", "exec"), {**vars(sessionware), "app": app})
+    return app
+
+
+@pytest.mark.parametrize(("made", "words"), [(bottle_app, "# Bottle"), (falcon_app, "# Falcon")])
+def test_faults_reach_the_middleware_as_shown(
+    sqlite: str, tmp_path: Path, made: Callable[[Callable[[Session], str]], Any], words: str
+) -> None:
+    """A database that is down and a session that was ended meanwhile, in a framework that catches everything."""
+
+    def count(session: Session) -> str:
+        session["count"] = session.get("count", 0) + 1
+        return str(session["count"])
+
+    def late(session: Session) -> str:
+        count(session)
+        assert up.store.revoke_all() == 1
+        session.save()
+        return "saved"
+
+    up = SessionMiddleware(as_shown(made(count), words), sqlite)
+    raced = SessionMiddleware(as_shown(made(late), words), up.store)
+    down = SessionMiddleware(as_shown(made(count), words), f"sqlite:///{tmp_path}/no/such/folder.db")
+    key = up.store.create({"count": 1})
+    replies = [call(app, cookie=f"__Host-sessionid={key}") for app in (up, raced, down)]
+
+    assert [reply.status for reply in replies] == [200, 400, 503]
+    assert replies[0].text == "2"

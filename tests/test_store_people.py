@@ -1,6 +1,7 @@
 """The store's verbs for people: create, read, list, count and revoke, on every engine through every driver."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,11 @@ from tests.support.rows import all_rows, new_record, put, put_many, random_diges
 # Text that collations like to call equal: case, accents, width, ligatures, and what sorts as nothing at all.
 ALIKE = ["bob", "Bob", "BOB", "b\u00f3b", "bo\u0301b", "\uff42\uff4f\uff42", "stra\u00dfe", "strasse", "\ufb01n", "fin"]
 NO_HANDLES = ["", "x", "0" * 31, "0" * 33, "0" * 32 + "\n", "G" * 32, "AB" * 16, "%", "\x00" * 32, "\uff10" * 32]
+
+
+def type_name(value: object) -> str:
+    """Return how a value is called in the name of a test."""
+    return type(value).__name__
 
 
 @pytest.fixture
@@ -77,6 +83,39 @@ def test_what_is_no_key_costs_no_statement(store: SessionStore) -> None:
         assert not store.exists("x")
         assert store.read("' OR 1=1 --") is None
         assert [store.revoke(name) for name in NO_HANDLES] == [False] * len(NO_HANDLES)
+
+    assert calls.all == []
+
+
+@pytest.mark.parametrize("name", [None, 5, b"k" * 43, b"0" * 32, ["0" * 32], object()], ids=type_name)
+def test_what_is_no_text_names_no_session(sqlite: str, name: Any) -> None:
+    """`revoke(session.handle)` of a visitor without a session is `revoke(None)`: there is nothing to end."""
+    store = SessionStore(sqlite)
+    with statements(store.database.engine) as calls:
+        assert store.exists(name) is False
+        assert store.read(name) is None
+        assert store.revoke(name) is False
+
+    assert calls.all == []
+
+
+@pytest.mark.parametrize("keep", [5, b"0" * 32, ["0" * 32]], ids=type_name)
+def test_what_is_no_text_cannot_be_kept(store: SessionStore, keep: Any) -> None:
+    """As any other slip, and with nothing ended."""
+    key = store.create({}, "bob")
+
+    with pytest.raises(ValueError, match="keep must be a handle or a session key"):
+        store.revoke_user("bob", keep=keep)
+
+    assert store.exists(key)
+
+
+@pytest.mark.parametrize("values", [None, 5, "text", [("a", 1)], {"a"}], ids=type_name)
+def test_only_a_dictionary_is_a_session(sqlite: str, values: Any) -> None:
+    """A slip in a script is told in its own words, before any statement."""
+    store = SessionStore(sqlite)
+    with statements(store.database.engine) as calls, pytest.raises(TypeError, match=r"^values must be a dict\.$"):
+        store.create(values)
 
     assert calls.all == []
 

@@ -2,16 +2,20 @@
 
 import random
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from sessionware import keys
+from sessionware import ConfigurationError, keys
+from sessionware import purge as purge_module
 from sessionware.events import SessionEvent
 from sessionware.record import TOMBSTONE_SECONDS, Lifetime
 from sessionware.store import SessionStore
 from tests.support.clock import Clock
+from tests.support.counting import statements
 from tests.support.databases import dialect_of
 from tests.support.driver import Call, Proceed, watching
 from tests.support.rows import all_rows, new_record, put, put_many, random_digest, row_count
@@ -37,7 +41,7 @@ def store(database: str, clock: Clock) -> SessionStore:
         pytest.param(20, None, [10, 10], id="whole-batches"),
         pytest.param(25, None, [10, 10, 5], id="a-rest"),
         pytest.param(25, 2, [10, 10], id="bounded"),
-        pytest.param(5, 0, [], id="no-batch"),
+        pytest.param(20, 2, [10, 10], id="bounded-by-what-there-is"),
     ],
 )
 def test_dead_rows_go_in_batches(
@@ -51,6 +55,39 @@ def test_dead_rows_go_in_batches(
     assert store.purge(batch_size=10, max_batches=max_batches, on_batch=sizes.append) == sum(expected)
     assert sizes == expected
     assert row_count(store) == rows - sum(expected) + len(live)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("batch_size", value) for value in (0, -1, 10_001, 2.0, "10", True, None)],
+        *[("max_batches", value) for value in (0, -1, 2.0, "1", True)],
+        ("on_batch", 5),
+    ],
+)
+def test_a_purge_that_would_get_nowhere_is_refused_by_name(sqlite: str, option: str, value: Any) -> None:
+    """A batch of no rows is never less than full, so that it never was the last; and before any statement."""
+    store = SessionStore(sqlite)
+    with statements(store.database.engine) as calls, pytest.raises(ConfigurationError, match=f"^{option} must be"):
+        store.purge(**{option: value})
+
+    assert calls.all == []
+
+
+@pytest.mark.parametrize(("max_batches", "rests"), [(1, 0), (2, 1), (3, 2), (None, 2)])
+def test_a_purge_rests_only_between_two_batches(
+    sqlite: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, max_batches: int | None, rests: int
+) -> None:
+    """A rest after the last one is for nobody: at the close of a response it only holds a worker."""
+    store = SessionStore(sqlite, clock=clock)
+    store.create_table()
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(25)])
+    rested: list[float] = []
+    monkeypatch.setattr(purge_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rested.append))
+
+    store.purge(batch_size=10, max_batches=max_batches)
+
+    assert len(rested) == rests
 
 
 @pytest.mark.parametrize("into_the_hour", [0, 1, 1800, HOUR - 1])

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sessionware import Session, SessionMiddleware, get_session
+from sessionware import ConfigurationError, Session, SessionMiddleware, get_session
 from tests.support.apps import KEY, PLAIN, Site, as_list, late, nothing
 from tests.support.wsgi import Browser, Reply, call, make_environ, validated
 
@@ -363,17 +364,24 @@ def test_a_request_within_a_request_has_the_same_session(sqlite: str, copy: Any)
     assert middleware.store.read(reply.cookies[NAME]) == {"outer": 1, "inner": 1}
 
 
-def test_get_session_takes_an_environ_or_a_request(site: Site) -> None:
-    """What frameworks hand around has the environ as an attribute."""
-
-    class Request:
-        def __init__(self, environ: dict[str, Any]) -> None:
-            self.environ = environ
-
+@pytest.mark.parametrize("name", ["environ", "env"])
+def test_get_session_takes_an_environ_or_a_request(site: Site, name: str) -> None:
+    """What frameworks hand around has the environ as an attribute; Falcon calls it env."""
     environ = make_environ()
     session = site.middleware.process_request(environ)
 
-    assert get_session(environ) is get_session(Request(environ)) is session
+    assert get_session(environ) is get_session(SimpleNamespace(**{name: environ})) is session
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 5, "environ", object(), SimpleNamespace(environ=None), SimpleNamespace(env="production"), [("a", 1)]],
+    ids=lambda given: type(given).__name__,
+)
+def test_get_session_says_what_it_takes(given: Any) -> None:
+    """An AttributeError from inside would say nothing of what to pass."""
+    with pytest.raises(ConfigurationError, match=r"^get_session takes a WSGI environ, or a request that has one"):
+        get_session(given)
 
 
 @pytest.mark.parametrize("environ", [{}, {KEY: {}}, {KEY: None}], ids=["nothing", "a dictionary", "None"])
