@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
 from sessionware.record import Lifetime
 from sessionware.store import SessionStore
+from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.databases import dialect_of
 from tests.support.rows import new_record, put, random_digest
@@ -186,7 +187,7 @@ def test_a_database_in_memory_of_the_application_is_shared(clock: Clock, make: C
 
 def test_a_database_in_memory_serves_threads(clock: Clock) -> None:
     """A URL of ours: all threads take turns with the one connection there is."""
-    app = SessionMiddleware(_count, "sqlite://", clock=clock, purge_interval=None)
+    app = SessionMiddleware(counting, "sqlite://", clock=clock, purge_interval=None)
     browsers = [Browser(app, clock=clock) for _ in range(8)]
     threads = [threading.Thread(target=lambda b=b: [b.get("/") for _ in range(20)]) for b in browsers]
     for thread in threads:
@@ -224,7 +225,7 @@ def test_a_database_in_memory_serves_threads(clock: Clock) -> None:
 def test_a_wrong_database_is_told_at_once(url: Any, says: str) -> None:
     """Which rule it breaks, and never its password."""
     with pytest.raises(ConfigurationError, match=says) as caught:
-        SessionMiddleware(_count, url)
+        SessionMiddleware(counting, url)
 
     assert SECRET not in _everything_of(caught.value)
 
@@ -305,13 +306,6 @@ def test_a_fork_from_a_thread_that_does_not_hold_the_queue(sqlite: str, clock: C
     holder.join()
 
     assert found
-
-
-def _count(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    session = environ["sessionware.session"]
-    session["n"] = session.get("n", 0) + 1
-    start_response("200 OK", [])
-    return [str(session["n"]).encode()]
 
 
 def _use_every_verb(store: SessionStore, clock: Clock) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sessionware import SessionMiddleware, StoreUnavailable, keys
 from sessionware.store import SessionStore
+from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.faults import Faults, Mode, driver_error, every_call
 from tests.support.rows import new_record, put_many
@@ -43,24 +44,6 @@ class World:
         """Return n as it is stored, None without a session."""
         values = self.observer.read(key or self.key)
         return None if values is None else values["n"]
-
-
-def _pages(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    session, path = environ["sessionware.session"], environ["PATH_INFO"]
-    if path == "/atomic":
-        session.atomic(lambda values: values.update(n=values["n"] + 1))
-    elif path == "/change":
-        session["n"] = session.get("n", 0) + 1
-    elif path == "/cycle":
-        session.cycle_key()
-        session["n"] = session.get("n", 0) + 1
-    elif path == "/log_in":
-        session.login("bob")
-        session["n"] = session.get("n", 0) + 1
-    elif path == "/log_out":
-        session.logout()
-    start_response("200 OK", [])
-    return [str(session.get("n")).encode()]
 
 
 Check = Callable[[World, Reply | None], None]
@@ -114,7 +97,7 @@ def _as_request(path: str) -> Callable[[World], Reply]:
 
 
 def _first_write(world: World) -> Reply:
-    return Browser(world.app, clock=world.clock).get("/change")
+    return Browser(world.app, clock=world.clock).get("/count")
 
 
 def _touch(world: World) -> Reply:
@@ -136,7 +119,7 @@ def _purge(world: World) -> Reply:
 OPERATIONS: dict[str, tuple[Callable[[World], Reply], Check]] = {
     "first-write": (_first_write, _check_first_write),
     "read": (_as_request("/read"), _check_unchanged),
-    "change": (_as_request("/change"), _check_change),
+    "change": (_as_request("/count"), _check_change),
     "touch": (_touch, _check_unchanged),
     "cycle": (_as_request("/cycle"), _check_rotation),
     "login": (_as_request("/log_in"), _check_rotation),
@@ -147,36 +130,29 @@ OPERATIONS: dict[str, tuple[Callable[[World], Reply], Check]] = {
 }
 
 
-def _read_only(engine: Engine) -> BaseException:
-    """What a driver says when its server has become a replica."""
-    dbapi: Any = engine.dialect.loaded_dbapi
-    if engine.dialect.name == "postgresql":
-        return dbapi.errors.ReadOnlySqlTransaction(SECRET)  # type: ignore[no-any-return]
-    return driver_error(engine, "OperationalError", *((1290, SECRET) if engine.dialect.name == "mysql" else (SECRET,)))
+def _code(postgresql: str, mysql: int, sqlite: int | None, *, kind: str) -> Callable[[Engine], BaseException]:
+    """What a driver raises when its server says this code, each in its own way."""
+
+    def make(engine: Engine) -> BaseException:
+        if engine.dialect.name == "postgresql":
+            dbapi: Any = engine.dialect.loaded_dbapi
+            return getattr(dbapi.errors, postgresql)(SECRET)  # type: ignore[no-any-return]
+        if engine.dialect.name == "mysql":
+            return driver_error(engine, kind, mysql, SECRET)
+        error = driver_error(engine, kind, SECRET)
+        if sqlite is not None:
+            error.sqlite_errorcode = sqlite  # type: ignore[attr-defined]
+        return error
+
+    return make
 
 
-def _deadlock(engine: Engine) -> BaseException:
-    """What a driver says when the database has undone the work of the one to let another through."""
-    dbapi: Any = engine.dialect.loaded_dbapi
-    if engine.dialect.name == "postgresql":
-        return dbapi.errors.DeadlockDetected(SECRET)  # type: ignore[no-any-return]
-    if engine.dialect.name == "mysql":
-        return driver_error(engine, "OperationalError", 1213, SECRET)
-    busy = driver_error(engine, "OperationalError", SECRET)
-    busy.sqlite_errorcode = 5  # type: ignore[attr-defined]
-    return busy
-
-
-def _duplicate(engine: Engine) -> BaseException:
-    """What a driver says of a constraint, where nobody expects one: an application may add its own."""
-    dbapi: Any = engine.dialect.loaded_dbapi
-    if engine.dialect.name == "postgresql":
-        return dbapi.errors.UniqueViolation(SECRET)  # type: ignore[no-any-return]
-    if engine.dialect.name == "mysql":
-        return driver_error(engine, "IntegrityError", 1062, SECRET)
-    error = driver_error(engine, "IntegrityError", SECRET)
-    error.sqlite_errorcode = 2067  # type: ignore[attr-defined]
-    return error
+# The server has become a replica.
+_read_only = _code("ReadOnlySqlTransaction", 1290, None, kind="OperationalError")
+# The database has undone the work of the one to let another through.
+_deadlock = _code("DeadlockDetected", 1213, 5, kind="OperationalError")
+# A constraint, where nobody expects one: an application may add its own.
+_duplicate = _code("UniqueViolation", 1062, 2067, kind="IntegrityError")
 
 
 def _driver(name: str) -> Callable[[Engine], BaseException]:
@@ -233,7 +209,7 @@ def observer(any_engine: str, clock: Clock) -> SessionStore:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_single_fault_does_harm(observer: SessionStore, clock: Clock, name: str, mode: Mode) -> None:
     """Each call of the operation, each kind of error; a lost connection and a deadlock are not even noticed."""
-    app = SessionMiddleware(_pages, str(observer.database.engine.url), clock=clock, purge_interval=None)
+    app = SessionMiddleware(counting, str(observer.database.engine.url), clock=clock, purge_interval=None)
     _hurry(app.store.database.engine)
     labels = KINDS.keys() if app.store.database.dialect.name == "sqlite" else ON_SERVERS
     for label in sorted(labels - (BEFORE_ONLY if mode == "after" else set())):
@@ -243,7 +219,7 @@ def test_no_single_fault_does_harm(observer: SessionStore, clock: Clock, name: s
 @pytest.mark.parametrize("name", ["read", "change", "first-write", "logout"])
 def test_no_fault_at_connecting_does_harm(observer: SessionStore, clock: Clock, name: str) -> None:
     """As above, with a cold pool: the first call is the one that connects."""
-    app = SessionMiddleware(_pages, str(observer.database.engine.url), clock=clock, purge_interval=None)
+    app = SessionMiddleware(counting, str(observer.database.engine.url), clock=clock, purge_interval=None)
     for kind in (KINDS["operational"], KINDS["disconnect"], KINDS["reset"], KINDS["memory"], KINDS["killed"]):
         assert sum(_strikes(app, observer, name, kind, "before", cold=True, only={"connect"})) >= 1
 
@@ -253,7 +229,7 @@ def test_no_fault_on_an_engine_of_the_application_does_harm(observer: SessionSto
     """There are more calls that may fail: into autocommit, back from it, and the pool's own rollback."""
     engine = create_engine(observer.database.engine.url)
     _hurry(engine)
-    app = SessionMiddleware(_pages, engine, clock=clock, purge_interval=None)
+    app = SessionMiddleware(counting, engine, clock=clock, purge_interval=None)
     for label in ("operational", "disconnect", *KILLED_IN_ANY_POOL):
         assert sum(_strikes(app, observer, name, KINDS[label], "after")) >= 1
     engine.dispose()
@@ -286,7 +262,7 @@ def _new_world(app: SessionMiddleware, observer: SessionStore) -> World:
     assert isinstance(clock, Clock)
     observer.revoke_all()
     browser = Browser(app, clock=clock)
-    key = browser.get("/change").cookies[NAME]
+    key = browser.get("/count").cookies[NAME]
     return World(app, observer, clock, browser, key)
 
 
@@ -310,7 +286,7 @@ def _check_sound(world: World, reply: Reply | None, faults: Faults, kind: Kind) 
         assert SECRET not in reply.text
     if faults.fired is None or kind.heals:
         assert _succeeded(reply), faults
-    assert Browser(world.app, clock=world.clock).get("/change").text == "1", faults
+    assert Browser(world.app, clock=world.clock).get("/count").text == "1", faults
     _touch_the_row(world)
 
 

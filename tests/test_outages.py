@@ -19,6 +19,7 @@ from sessionware import database as database_module
 from sessionware import engine as engine_module
 from sessionware.statement import Execute
 from sessionware.store import SessionStore
+from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.databases import KILL, OTHERS, closing_connections, dialect_of
 from tests.support.driver import Call, Proceed, watching
@@ -32,24 +33,8 @@ NAME = "__Host-sessionid"
 PATIENCE = 20.0
 
 
-def pages(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """Count, in one of several ways; /static does not look at its session."""
-    session, path = environ["sessionware.session"], environ["PATH_INFO"]
-    if path == "/atomic":
-        session.atomic(lambda values: values.update(n=values["n"] + 1))
-    elif path == "/count":
-        session["n"] = session.get("n", 0) + 1
-    elif path == "/cycle":
-        session.cycle_key()
-        session["n"] = session.get("n", 0) + 1
-    elif path == "/log_out":
-        session.logout()
-    start_response("200 OK", [])
-    return [b"static" if path == "/static" else str(session.get("n")).encode()]
-
-
 def _app(database: Any, clock: Clock) -> SessionMiddleware:
-    return SessionMiddleware(pages, database, clock=clock, purge_interval=None)
+    return SessionMiddleware(counting, database, clock=clock, purge_interval=None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 SESSIONWARE_TEST_ROUNDS says how often the races are run; unset, as often as takes a few seconds.
 """
 
-import http.client
 import json
 import os
 import threading
@@ -47,14 +46,8 @@ def server(place: Address, request: pytest.FixtureRequest, tmp_path: Path) -> It
 
 
 def ask(server: Gunicorn, path: str, key: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    try:
-        connection.request("GET", path, headers={"Cookie": f"sessionid={key}"})
-        reply = connection.getresponse()
-        body = reply.read()
-    finally:
-        connection.close()
-    return reply.status, json.loads(body) if reply.status == 200 else None
+    status, _, body = server.request(path, cookie=f"sessionid={key}")
+    return status, json.loads(body) if status == 200 else None
 
 
 def by_clients(work: Callable[[int], list[tuple[int, Any]]]) -> list[tuple[int, Any]]:

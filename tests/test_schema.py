@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, make_table
 from sessionware.store import SessionStore
 from sessionware.table import TABLE_NAME
+from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.databases import dialect_of
@@ -22,16 +22,6 @@ from tests.support.wsgi import Browser
 
 INDEXES = {f"ix_{TABLE_NAME}_user_id", f"ix_{TABLE_NAME}_purge_hour"}
 PATIENCE = 60
-
-
-def visit_or_not(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """Count visits, but for one page that does not look at its session."""
-    start_response("200 OK", [])
-    if environ["PATH_INFO"] == "/static":
-        return [b"static"]
-    session = environ["sessionware.session"]
-    session["n"] = session.get("n", 0) + 1
-    return [str(session["n"]).encode()]
 
 
 # While many start
@@ -131,7 +121,7 @@ def test_a_table_of_another_name_works_alike(any_engine: str, name: str) -> None
 
 def test_without_leave_no_table_is_made(database: str, caplog: pytest.LogCaptureFixture) -> None:
     """Session pages answer 503 and the log says what to do; all other pages do not notice."""
-    app = SessionMiddleware(visit_or_not, database, create_table=False)
+    app = SessionMiddleware(counting, database, create_table=False)
     with caplog.at_level(logging.INFO, "sessionware"):
         replies = [
             Browser(app).get("/static"),
@@ -150,7 +140,7 @@ def test_without_leave_no_table_is_made(database: str, caplog: pytest.LogCapture
 
 def test_the_service_resumes_when_the_table_is_made(database: str) -> None:
     """By `sessionware init`, without a restart."""
-    app = SessionMiddleware(visit_or_not, database, create_table=False)
+    app = SessionMiddleware(counting, database, create_table=False)
     browser = Browser(app)
     assert browser.get("/").status == 503
     SessionStore(database).create_table()
@@ -160,7 +150,7 @@ def test_the_service_resumes_when_the_table_is_made(database: str) -> None:
 
 def test_a_table_that_vanishes_is_not_made_again(database: str) -> None:
     """It may be away for a migration: an empty one in its place would log everybody out for good."""
-    app = SessionMiddleware(visit_or_not, database)
+    app = SessionMiddleware(counting, database)
     engine = sa.create_engine(database)
     browser = Browser(app)
     browser.get("/")

@@ -3,14 +3,19 @@
 import itertools
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 
-from sessionware import ConfigurationError, SessionMiddleware, keys
-from sessionware.cookie import MAX_AGE_LIMIT
+from sessionware import ConfigurationError, SessionMiddleware, SessionStore, keys
+from sessionware.cookie import MAX_AGE_LIMIT, MAX_HEADER_BYTES
+from tests.support.clock import Clock
+from tests.support.databases import closing_connections, wanted
 from tests.support.jar import Jar
 from tests.support.site import HTTPS, NAME, Site, ignore, look
 from tests.support.wsgi import call
@@ -24,13 +29,16 @@ DATE = r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Se
 ATTRIBUTES = {
     "Expires": DATE,
     "Max-Age": r"0|[1-9]\d*",
-    "Domain": r"\.?[0-9A-Za-z.-]+",
-    "Path": r"/[\x20-\x3a\x3c-\x7e]*",
+    "Domain": r"\.?[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?",
+    "Path": r"/[\x21-\x3a\x3c-\x7e]*",
     "Secure": None,
     "HttpOnly": None,
     "SameSite": "Strict|Lax|None",
     "Partitioned": None,
 }
+
+
+SAFE = {"Path": "/", "Secure": None, "HttpOnly": None, "SameSite": "Lax"}
 
 
 def attributes_of(line: str) -> dict[str, str | None]:
@@ -65,11 +73,29 @@ def test_s10_the_cookie_is_safe_without_any_configuration(sqlite: str) -> None:
         return [b"ok"]
 
     line = call(SessionMiddleware(app, sqlite), url=HTTPS).header("Set-Cookie") or ""
-    attributes = attributes_of(line)
+    pair, rest = line.split("; ", 1)
 
-    assert line.startswith("__Host-sessionid=")
-    assert attributes.pop("Max-Age") == str(14 * DAY)
-    assert attributes == {"Path": "/", "Secure": None, "HttpOnly": None, "SameSite": "Lax"}
+    assert rest == f"Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={14 * DAY}"
+    assert keys.is_key(pair.removeprefix("__Host-sessionid="))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        pytest.param({}, "__Host-sessionid", id="nothing"),
+        pytest.param({"cookie_domain": "example.test"}, "__Secure-sessionid", id="domain"),
+        pytest.param({"cookie_path": "/app"}, "__Secure-sessionid", id="path"),
+        pytest.param({"cookie_secure": False}, "sessionid", id="not secure"),
+        pytest.param(
+            {"cookie_secure": False, "cookie_path": "/app", "cookie_domain": "example.test"},
+            "sessionid",
+            id="nothing left",
+        ),
+    ],
+)
+def test_s10_the_cookie_has_the_strongest_prefix_that_it_can(options: dict[str, Any], name: str) -> None:
+    """The prefix keeps a sibling domain from planting a cookie."""
+    assert Site("sqlite://", **options).middleware.cookie.name == name
 
 
 def test_s10_the_cookie_never_outlives_the_session(sqlite: str) -> None:
@@ -82,7 +108,7 @@ def test_s10_the_cookie_never_outlives_the_session(sqlite: str) -> None:
 
     assert line is not None
     assert attributes_of(line)["Max-Age"] == str(3 * DAY)
-    assert "Max-Age" not in attributes_of(brief.visit(write).set_cookie or "")
+    assert attributes_of(brief.visit(write).set_cookie or "") == SAFE
 
 
 IMPOSSIBLE = [
@@ -96,14 +122,26 @@ IMPOSSIBLE = [
     pytest.param({"cookie_name": "__Host-Http-a", "cookie_path": "/x"}, "cookie_path", id="host-http prefix, path"),
     pytest.param({"cookie_name": "__HOST-a"}, "__Host-", id="prefix in capitals"),
     pytest.param({"cookie_name": "__secure-a"}, "__Secure-", id="prefix in small letters"),
+    pytest.param({"cookie_name": "__http-a"}, "__Http-", id="http prefix in small letters"),
     pytest.param({"cookie_name": "__host-http-a"}, "__Host-Http-", id="double prefix in small letters"),
-    pytest.param({"cookie_samesite": "None", "cookie_secure": False}, "cookie_secure", id="cross-site, insecure"),
-    pytest.param({"cookie_partitioned": True, "cookie_secure": False}, "cookie_secure", id="partitioned, insecure"),
+    pytest.param({"cookie_samesite": "None", "cookie_secure": False}, 'cookie_samesite="None"', id="cross-site"),
+    pytest.param({"cookie_partitioned": True, "cookie_secure": False}, "cookie_partitioned", id="partitioned"),
     pytest.param({"cookie_samesite": "Sometimes"}, "cookie_samesite", id="unknown SameSite"),
     pytest.param({"cookie_samesite": None}, "cookie_samesite", id="the browser's own SameSite"),
     pytest.param({"cookie_samesite": ""}, "cookie_samesite", id="empty SameSite"),
+    pytest.param({"cookie_samesite": False}, "cookie_samesite", id="SameSite switched off"),
+    pytest.param({"cookie_samesite": "Lax; x=y"}, "cookie_samesite", id="SameSite and more"),
     pytest.param({"cookie_secure": "no"}, "cookie_secure", id="a word for a switch"),
     pytest.param({"cookie_httponly": 1}, "cookie_httponly", id="a number for a switch"),
+    *(
+        pytest.param({"cookie_name": name}, "cookie_name", id=f"name {name!r}")
+        for name in ["", "a=b", "a,b", '"a"', "a/b", 7, b"a"]
+    ),
+    *(
+        pytest.param({"cookie_domain": domain}, "cookie_domain", id=f"domain {domain!r}")
+        for domain in ["", ".", "\xe9.test", "a..b", "-a.test", "a/b", 7]
+    ),
+    *(pytest.param({"cookie_path": path}, "cookie_path", id=f"path {path!r}") for path in ["", "app", 7, None]),
 ]
 
 
@@ -114,44 +152,77 @@ def test_s11_impossible_combinations_are_refused_at_construction(options: dict[s
         Site("sqlite://", **options)
 
 
-def combinations() -> list[Any]:
-    found = []
-    for secure, httponly, samesite, domain, path, partitioned in itertools.product(
-        (True, False), (True, False), ("Lax", "Strict", "None"), (None, "example.test"), ("/", "/app"), (True, False)
-    ):
-        if not secure and (samesite == "None" or partitioned):
-            continue
-        options = {
-            "cookie_secure": secure,
-            "cookie_httponly": httponly,
-            "cookie_samesite": samesite,
-            "cookie_domain": domain,
-            "cookie_path": path,
-            "cookie_partitioned": partitioned,
-        }
-        words = [name.removeprefix("cookie_") for name, value in options.items() if value is True]
-        found.append(pytest.param(options, id=" ".join([*words, samesite, domain or "host", path])))
+def possible(store: SessionStore) -> Iterator[Site]:
+    """Yield a site with every combination of options that is allowed, with names of every prefix."""
+    choices = {
+        "cookie_name": [None, "sid", "__Secure-sid", "__Host-sid", "__Http-sid", "__Host-Http-sid"],
+        "cookie_domain": [None, "example.test", ".shop.example.test"],
+        "cookie_path": ["/", "/app"],
+        "cookie_secure": [True, False],
+        "cookie_httponly": [True, False],
+        "cookie_samesite": ["Lax", "strict", "NONE"],
+        "cookie_partitioned": [True, False],
+    }
+    for values in itertools.product(*choices.values()):
+        with suppress(ConfigurationError):
+            yield Site(store, **dict(zip(choices, values, strict=True)))
+
+
+@dataclass
+class Conversation:
+    """The visits of one browser to one site: its session begins, gets a new key, and ends."""
+
+    site: Site
+    jar: Jar
+    lines: list[str]
+    sent: list[str | None]
+
+
+def converse(site: Site) -> Conversation:
+    jar, url = Jar(), "https://www.shop.example.test/app/page"
+    talk = Conversation(site, jar, [], [])
+    for act in (write, lambda session: session.cycle_key(), leave):
+        reply = site.visit(act, cookie=jar.header_for(url, site.clock())).reply
+        jar.set_from_headers(url, reply.headers, site.clock())
+        talk.lines += reply.set_cookies
+        talk.sent.append(jar.header_for(url, site.clock()))
+    return talk
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
+    """A conversation with every combination of options that is possible."""
+    if not wanted("sqlite"):
+        pytest.skip("sqlite is not wanted")
+    store = SessionStore(f"sqlite:///{tmp_path_factory.mktemp('cookies') / 'sessions.db'}", clock=Clock())
+    with closing_connections():
+        found = [converse(site) for site in possible(store)]
+
+    assert len(found) > 200
+    assert store.count() == 0
     return found
 
 
-@pytest.mark.parametrize("options", combinations())
-def test_s12_a_browser_keeps_every_cookie_and_drops_it_at_the_logout(sqlite: str, options: dict[str, Any]) -> None:
+def test_s12_a_browser_keeps_every_cookie_and_drops_it_at_the_logout(conversations: list[Conversation]) -> None:
     """A deletion whose attributes differ from those of creation leaves the cookie where it is."""
-    site = Site(sqlite, **options)
-    name = site.middleware.cookie.name
-    browser = Jar()
-    for act in (write, lambda session: session.cycle_key(), leave):
-        url = f"{HTTPS}/app/page"
-        cookie = browser.header_for(url, site.clock())
-        reply = site.visit(act, cookie=cookie).reply
-        browser.set_from_headers(url, reply.headers, site.clock())
-        if act is not leave:
-            assert browser.get(name), browser.refused
-            assert browser.header_for(url, site.clock())
+    for talk in conversations:
+        pairs = [line.split(";")[0] for line in talk.lines]
 
-    assert not browser.stored
-    assert not browser.refused
-    assert site.store.count() == 0
+        assert talk.jar.refused == []
+        assert talk.sent == [*pairs[:2], None], talk.lines
+        assert talk.jar.stored == {}
+
+
+def test_s12_creation_renewal_and_deletion_have_the_same_attributes(conversations: list[Conversation]) -> None:
+    """In the same order even; only the lifetime differs."""
+    for talk in conversations:
+        issued, renewed, cleared = (line.split("; ") for line in talk.lines)
+        name = talk.site.middleware.cookie.name
+
+        assert issued[-1] == renewed[-1] == f"Max-Age={14 * DAY}"
+        assert cleared[-2:] == ["Max-Age=0", "Expires=Thu, 01 Jan 1970 00:00:00 GMT"]
+        assert issued[1:-1] == renewed[1:-1] == cleared[1:-2]
+        assert cleared[0] == f"{name}="
 
 
 def test_s12_the_deletion_says_so_in_both_ways(sqlite: str) -> None:
@@ -217,6 +288,15 @@ def test_s13_a_response_started_anew_has_one_cookie(sqlite: str) -> None:
     assert reply.cookies == {NAME: ""}
 
 
+def test_s14_no_combination_of_options_needs_more_than_the_grammar_has(conversations: list[Conversation]) -> None:
+    """For servers it is stricter than what browsers take; no lifetime makes a header long, and nothing is quoted."""
+    for talk in conversations:
+        cookie, key = talk.site.middleware.cookie, keys.new_key()
+        for line in (*talk.lines, cookie.issue(key, None), cookie.issue(key, 10**18)):
+            assert attributes_of(line)["Path"]
+            assert len(line) <= MAX_HEADER_BYTES == 512
+
+
 LONG = ("a" * 60 + ".") * 3 + "test"
 
 
@@ -251,10 +331,15 @@ def test_s14_headers_keep_to_the_grammar_and_to_the_limits(sqlite: str, options:
     assert keys.is_key(lines[0].split(";")[0].removeprefix(f"{name}="))
 
 
-def test_s14_a_cookie_beyond_the_limit_is_refused_at_construction() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"cookie_name": "n" * 500}, {"cookie_path": "/" + "p" * 500}, {"cookie_domain": "d" * 500 + ".test"}],
+    ids=["name", "path", "domain"],
+)
+def test_s14_a_cookie_beyond_the_limit_is_refused_at_construction(options: dict[str, Any]) -> None:
     """Better no start than a cookie that some proxy drops."""
     with pytest.raises(ConfigurationError, match="512"):
-        Site("sqlite://", cookie_name="n" * 500)
+        Site("sqlite://", **options)
 
 
 WRONG_DURATIONS = [0, -1, 10**10, 10**12, 2**63, 3.5, "99", True]
@@ -400,6 +485,14 @@ def test_s19_a_secure_cookie_over_plain_http_warns_once_and_stays_secure(
     assert len(warned) == 1
     assert "cookie_secure=False" in warned[0].message
     assert "forwarded-allow-ips" in warned[0].message
+
+
+def test_s19_nobody_is_warned_where_there_is_nothing_to_do(sqlite: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Over https, or with a cookie that was never to be Secure."""
+    Site(sqlite).visit(write)
+    Site(sqlite, cookie_secure=False).visit(write, url="http://example.test")
+
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sessionware import Session, SessionTooLarge, UnstorableValue, keys
-from tests.support.counting import Calls
 from tests.support.site import NAME, Site, ignore, look
 
 CAP = 65_536
@@ -289,16 +288,6 @@ def test_s61_decoding_takes_memory_in_proportion(sqlite: str, unit: str) -> None
     assert peak < 16 << 20  # eight of them are the parser's own, taken once
 
 
-def explained(site: Site, calls: Calls) -> str:
-    """Return what the database says of how it would run the one statement of *calls*."""
-    (call,) = calls.statements
-    begin = {"sqlite": "EXPLAIN QUERY PLAN "}.get(site.engine.dialect.name, "EXPLAIN ")
-    with site.engine.connect() as connection:
-        if site.engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET enable_seqscan = off")  # the table is small
-        return str(connection.exec_driver_sql(begin + call.sql, call.parameters).all())
-
-
 def test_s62_an_unknown_key_costs_one_read_by_primary_key(database: str) -> None:
     """Guessing is as cheap as it can be for us, changes nothing, and is reported."""
     site = Site(database)
@@ -313,7 +302,7 @@ def test_s62_an_unknown_key_costs_one_read_by_primary_key(database: str) -> None
     assert site.kinds() == ["unknown"]
     assert site.rows() == before
     # MariaDB looks the key up while it plans, and says that nothing is there.
-    plan = explained(site, calls).lower()
+    plan = site.explained(calls).lower()
     assert any(word in plan for word in ("_pkey", "primary", "sqlite_autoindex", "impossible where", "no matching"))
 
 

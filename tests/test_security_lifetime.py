@@ -8,7 +8,6 @@ import pytest
 
 from sessionware import Session, SessionEvent, SessionInterrupted, StoreUnavailable, keys
 from sessionware.record import TOMBSTONE_SECONDS
-from tests.support.counting import Calls
 from tests.support.driver import Call, Proceed, watching
 from tests.support.faults import driver_error, every_call
 from tests.support.site import NAME, Site, Visit, ignore, look
@@ -435,16 +434,6 @@ def test_s48_a_revocation_is_final_however_it_is_told(database: str, revoke: str
     assert site.store.count() == 0
 
 
-def explained(site: Site, calls: Calls) -> str:
-    """Return what the database says of how it would run the one statement of *calls*."""
-    (call,) = calls.statements
-    begin = {"sqlite": "EXPLAIN QUERY PLAN "}.get(site.engine.dialect.name, "EXPLAIN ")
-    with site.engine.connect() as connection:
-        if site.engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET enable_seqscan = off")  # the table is small
-        return str(connection.exec_driver_sql(begin + call.sql, call.parameters).all())
-
-
 def test_s48_the_sessions_of_a_user_are_found_by_an_index(database: str) -> None:
     """A site with a million sessions must be able to do this at every change of a password."""
     site = Site(database)
@@ -453,7 +442,7 @@ def test_s48_the_sessions_of_a_user_are_found_by_an_index(database: str) -> None
     with site.counted() as listing:
         site.store.sessions_of("user 7")
 
-    assert "ix_sessionware_session_user_id" in explained(site, listing)
+    assert "ix_sessionware_session_user_id" in site.explained(listing)
 
 
 def test_s49_what_a_list_shows_opens_nothing(sqlite: str) -> None:

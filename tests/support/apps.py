@@ -20,6 +20,31 @@ def nothing(_session: Session) -> None:
     """Leave the session alone."""
 
 
+def _add_one(session: Session) -> None:
+    session["n"] = session.get("n", 0) + 1
+
+
+# What a page of the counting application does to its session before it says how far the count is.
+_WAYS_TO_COUNT: dict[str, Callable[[Session], object]] = {
+    "/": _add_one,
+    "/count": _add_one,
+    "/atomic": lambda session: session.atomic(lambda values: values.update(n=values["n"] + 1)),
+    "/cycle": lambda session: (session.cycle_key(), _add_one(session)),
+    "/log_in": lambda session: (session.login("bob"), _add_one(session)),
+    "/log_out": lambda session: session.logout(),
+    "/read": nothing,
+    "/static": nothing,
+}
+
+
+def counting(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Count visits, in one of several ways; /static does not look at its session."""
+    session, path = environ[KEY], environ["PATH_INFO"]
+    _WAYS_TO_COUNT[path](session)
+    start_response("200 OK", [])
+    return [b"static" if path == "/static" else str(session.get("n")).encode()]
+
+
 def as_list(action: Action, status: str = "200 OK", headers: Any = PLAIN) -> WSGIApp:
     """Answer at once, with a list."""
 

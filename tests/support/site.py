@@ -124,6 +124,15 @@ class Site:
         with self.engine.begin() as connection:
             connection.execute(sa.update(table).where(table.c.digest == digest(key)).values(columns))
 
+    def explained(self, calls: Calls) -> str:
+        """Return what the database says of how it would run the one statement of *calls*."""
+        (asked,) = calls.statements
+        begin = {"sqlite": "EXPLAIN QUERY PLAN "}.get(self.engine.dialect.name, "EXPLAIN ")
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET enable_seqscan = off")  # the table is small
+            return str(connection.exec_driver_sql(begin + asked.sql, asked.parameters).all())
+
     def kinds(self) -> list[str]:
         """Return the kinds of the events so far, and forget them."""
         kinds = [event.kind for event in self.events]

@@ -74,23 +74,19 @@ def call(
     app: WSGIApp,
     path: str = "/",
     *,
-    cookie: str | None = None,
-    method: str = "GET",
-    headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
-    url: str = "http://localhost",
     environ: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
+    **request: Any,
 ) -> Reply:
     """Serve one request and return the reply; what the application raises comes out, after close().
 
-    *path* may have a query. *cookie* is the raw header. *environ* is laid over the rest; a value of None
+    *path* and *request* are those of make_environ(). *environ* is laid over the rest; a value of None
     removes the key. *stop_after* chunks the client goes away.
 
     Raises:
         BrokenRule: the application broke a rule of WSGI.
     """
-    full = make_environ(path, cookie=cookie, method=method, headers=headers, body=body, url=url)
+    full = make_environ(path, **request)
     full.update(environ or {})
     return serve(app, {name: value for name, value in full.items() if value is not None}, stop_after)
 
@@ -109,7 +105,7 @@ def make_environ(
     body: bytes = b"",
     url: str = "http://localhost",
 ) -> dict[str, Any]:
-    """Return a complete environ."""
+    """Return a complete environ. *path* may have a query, *cookie* is the raw header."""
     site, where = urlsplit(url), urlsplit(path)
     port = site.port or (443 if site.scheme == "https" else 80)
     environ: dict[str, Any] = {
