@@ -37,6 +37,7 @@ class Statement:
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """Return the rows of a SELECT, or how many rows a change hit."""
+        cursor: Any = None
         try:
             cursor = connection.cursor()
             cursor.execute(self._text, self._bind(values))
@@ -44,6 +45,12 @@ class Statement:
             cursor.close()
         except Exception as error:
             raise Failed(error) from None
+        except BaseException:
+            # A request is being killed. Whoever keeps the error keeps this frame: with an open cursor in it,
+            # SQLite would not end the transaction.
+            if cursor is not None:
+                cursor.close()
+            raise
         return found
 
 

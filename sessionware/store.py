@@ -52,6 +52,8 @@ class SessionStore:
     `create` and `read`. Nothing connects here. Raises ConfigurationError.
     """
 
+    _seen = False  # the table was there once
+
     def __init__(
         self,
         database: str | sa.URL | sa.Engine,
@@ -67,7 +69,7 @@ class SessionStore:
         options.instance("lifetime", lifetime, Lifetime)
         options.function("on_event", on_event)
         options.function("clock", clock, optional=False)
-        self.database = Database(database, self.create_table if create_table else None)
+        self.database = Database(database, self._create_missing if create_table else None)
         self.table = make_table(sa.MetaData(), table_name)
         self.codec: Codec = TaggedJSON() if codec is None else codec
         options.codec("codec", self.codec)
@@ -81,6 +83,7 @@ class SessionStore:
     def load(self, digest: bytes) -> Record | None:
         """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
         rows = self.database.read(self._sql.load, {"digest": digest})
+        self._seen = True
         return Record._make(rows[0]) if rows else None
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
@@ -92,7 +95,9 @@ class SessionStore:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
         for _ in range(_LOSSES):
             try:
-                return self.database.write(self._sql.insert, _row(digest, record)) == 1
+                inserted = self.database.write(self._sql.insert, _row(digest, record)) == 1
+                self._seen = True
+                return inserted
             except DuplicateKey:
                 lost = StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
             except ConnectionLost as error:
@@ -245,6 +250,10 @@ class SessionStore:
     def create_table(self) -> None:
         """Create the table and its indexes unless they exist; safe in a race of processes. Raises StoreUnavailable."""
         create_table(self.database, self.table)
+
+    def _create_missing(self) -> None:
+        if not self._seen:  # a table that was there and is not is being migrated
+            self.create_table()
 
     def exists(self, session_key: str) -> bool:
         """Return whether *session_key* is the key of a live session. Raises StoreUnavailable."""
