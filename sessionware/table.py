@@ -90,66 +90,82 @@ class Statements:
         self._dialect = dialect
         self._for_counts: dict[tuple[int, str], Statement] = {}
         c = table.c
-        record = [c[name] for name in _RECORD]
-        everything = {name: _p(f"p_{name}", c[name].type) for name in c.keys()}  # noqa: SIM118  # a column collection iterates its columns
-        here = c.digest == _p("digest", c.digest.type)
+        self._everything = {name: _p(f"p_{name}", c[name].type) for name in c.keys()}  # noqa: SIM118  # a column collection iterates its columns
+        self._here = c.digest == _p("digest", c.digest.type)
         # The one meaning of "live": what authenticates a request, can be saved, listed and revoked.
-        live = sa.and_(c.expires_at > _p("now"), c.data.is_not(None))
-        unchanged = sa.and_(here, live, c.revision == _p("base"))
-        saved = {name: everything[name] for name in _SAVED}
-        mine = c.user_id == _p("user_id", c.user_id.type)
+        self._live = sa.and_(c.expires_at > _p("now"), c.data.is_not(None))
+        self._unchanged = sa.and_(self._here, self._live, c.revision == _p("base"))
+        self._expired = c.expires_at <= _p("now")
+        self._make_reading()
+        self._make_writing()
+        self._make_touching()
+        self._make_listing()
+        self._make_revoking()
+        self._make_purging()
 
-        self.load = self._make(sa.select(*record).where(here))
-        self.load_any = self._make(
-            sa.select(c.digest, *record).where(
-                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(MAX_LOOKED_UP)])
-            )
+    def _make_reading(self) -> None:
+        c = self._table.c
+        record = [c[name] for name in _RECORD]
+        self.load = self._make(sa.select(*record).where(self._here))
+        offered = self._digests(MAX_LOOKED_UP)
+        self.load_any = self._make(sa.select(c.digest, *record).where(c.digest.in_(offered)))
+        self.lock = self._make(sa.select(*record).where(self._here).with_for_update())
+
+    def _make_writing(self) -> None:
+        table = self._table
+        self.insert = self._make(sa.insert(table).values(self._everything))
+        self.overwrite = self._make(sa.update(table).values(self._only(_OVERWRITTEN)).where(self._unchanged))
+        self.update = self._make(sa.update(table).values(self._only(_SAVED)).where(self._unchanged))
+        self.rotate = self._make(sa.update(table).values(self._everything).where(self._unchanged))
+        self.delete = self._make(sa.delete(table).where(self._here, table.c.data.is_not(None)))
+
+    def _make_touching(self) -> None:
+        c = self._table.c
+        times = self._only(("used_at", "expires_at"))
+        unseen = c.used_at == _p("seen_at")
+        self.touch = self._make(sa.update(self._table).values(times).where(self._unchanged, unseen))
+        limit, end = c.created_at + _p("absolute"), _p("now") + _p("idle")
+        # Without having read the row: so of default lifetime only.
+        self.touch_unseen = self._make(
+            sa.update(self._table)
+            .values(used_at=_p("now"), expires_at=sa.case((limit < end, limit), else_=end))
+            .where(self._here, self._live, c.expiry.is_(None), c.used_at <= _p("now"))
         )
-        self.lock = self._make(sa.select(*record).where(here).with_for_update())
-        self.insert = self._make(sa.insert(table).values(everything))
-        narrow = {name: everything[name] for name in _OVERWRITTEN}
-        self.overwrite = self._make(sa.update(table).values(narrow).where(unchanged))
-        self.update = self._make(sa.update(table).values(saved).where(unchanged))
-        self.rotate = self._make(sa.update(table).values(everything).where(unchanged))
-        self.touch = self._make(
-            sa.update(table)
-            .values({name: everything[name] for name in ("used_at", "expires_at")})
-            .where(unchanged, c.used_at == _p("seen_at"))
-        )
-        self.touch_unseen = self._make(self._touch_unseen(here, live))
-        self.delete = self._make(sa.delete(table).where(here, c.data.is_not(None)))
+
+    def _make_listing(self) -> None:
+        c = self._table.c
         self.list_by_user = self._make(
             sa.select(c.digest, c.user_id, c.created_at, c.used_at, c.expires_at)
-            .where(mine, live)
+            .where(self._mine(), self._live)
             .order_by(c.used_at.desc())
         )
-        self.count = self._make(sa.select(sa.func.count()).select_from(table).where(live))
-        in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
-        self.delete_range = self._make(sa.delete(table).where(in_range, live))
-        self.delete_user = self._make(sa.delete(table).where(mine, c.data.is_not(None), sa.not_(in_range)))
+        self.count = self._make(sa.select(sa.func.count()).select_from(self._table).where(self._live))
         self.list_page = self._make(
             sa.select(c.digest)
             .where(c.digest > _p("after", c.digest.type), c.data.is_not(None))
             .order_by(c.digest)
             .limit(_p("size", sa.Integer))
         )
-        self.renew_mark = self._make(sa.update(table).values({name: everything[name] for name in _MARKED}).where(here))
-        self.finish_mark = self._make(
-            sa.update(table).values(expiry=everything["expiry"]).where(here, c.revision == _p("base"))
-        )
-        self.find_marks = self._make(
-            sa.select(c.revision, c.expiry, c.expires_at, c.user_id).where(
-                c.digest.in_([_p(f"digest_{i}", c.digest.type) for i in range(2)])
-            )
-        )
-        expired = c.expires_at <= _p("now")
-        hour = _p("hour", sa.Integer)
+
+    def _make_revoking(self) -> None:
+        table, c = self._table, self._table.c
+        in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
+        self.delete_range = self._make(sa.delete(table).where(in_range, self._live))
+        self.delete_user = self._make(sa.delete(table).where(self._mine(), c.data.is_not(None), sa.not_(in_range)))
+        self.renew_mark = self._make(sa.update(table).values(self._only(_MARKED)).where(self._here))
+        finished = sa.update(table).values(self._only(("expiry",)))
+        self.finish_mark = self._make(finished.where(self._here, c.revision == _p("base")))
+        mark = sa.select(c.revision, c.expiry, c.expires_at, c.user_id)
+        self.find_marks = self._make(mark.where(c.digest.in_(self._digests(2))))
+
+    def _make_purging(self) -> None:
+        c, hour = self._table.c, _p("hour", sa.Integer)
         self.count_expired = self._make(
-            sa.select(sa.func.count()).select_from(table).where(c.purge_hour <= hour, expired)
+            sa.select(sa.func.count()).select_from(self._table).where(c.purge_hour <= hour, self._expired)
         )
         self.list_due = self._make(
             sa.select(c.digest, c.expires_at)
-            .where(c.purge_hour <= hour, sa.or_(expired, c.purge_hour < hour))
+            .where(c.purge_hour <= hour, sa.or_(self._expired, c.purge_hour < hour))
             .order_by(c.purge_hour)
             .limit(_p("size", sa.Integer))
         )
@@ -167,8 +183,7 @@ class Statements:
 
     def delete_expired_of(self, count: int) -> Statement:
         """Return the statement that deletes those of *count* digests that have expired."""
-        expired = self._table.c.expires_at <= _p("now")
-        return self._for_many(count, "expired", lambda those: sa.delete(self._table).where(those, expired))
+        return self._for_many(count, "expired", lambda those: sa.delete(self._table).where(those, self._expired))
 
     def postpone_all_of(self, count: int) -> Statement:
         """Return the statement that gives *count* digests the purge hour of their present expiry."""
@@ -181,20 +196,19 @@ class Statements:
     def _for_many(self, count: int, what: str, clause: Callable[[Any], sa.ClauseElement]) -> Statement:
         made = self._for_counts.get((count, what))
         if made is None:
-            digest = self._table.c.digest
-            those = digest.in_([_p(f"digest_{i}", digest.type) for i in range(count)])
+            those = self._table.c.digest.in_(self._digests(count))
             made = self._for_counts[count, what] = self._make(clause(those))
         return made
 
-    def _touch_unseen(self, here: Any, live: Any) -> sa.Update:
-        """Return the statement that extends a session of default lifetime without having read it."""
-        c = self._table.c
-        limit, end = c.created_at + _p("absolute"), _p("now") + _p("idle")
-        return (
-            sa.update(self._table)
-            .values(used_at=_p("now"), expires_at=sa.case((limit < end, limit), else_=end))
-            .where(here, live, c.expiry.is_(None), c.used_at <= _p("now"))
-        )
+    def _only(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: self._everything[name] for name in names}
+
+    def _mine(self) -> Any:
+        user_id = self._table.c.user_id
+        return user_id == _p("user_id", user_id.type)
+
+    def _digests(self, count: int) -> list[Any]:
+        return [_p(f"digest_{i}", self._table.c.digest.type) for i in range(count)]
 
     def _make(self, clause: sa.ClauseElement) -> Statement:
         return Statement(clause, self._dialect)
