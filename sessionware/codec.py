@@ -22,6 +22,9 @@ from .errors import UnstorableValue
 # Deep enough for any honest session, and far below what would exhaust a stack on the way back.
 MAX_DEPTH = 100
 
+# A structure that shares its parts doubles with every level: sixty lists can hold more than any disk.
+MAX_ITEMS = 2_000_000
+
 # Python refuses longer numbers from text (CVE-2020-10735): such a row could never be read again.
 _MAX_DIGITS = 4300
 
@@ -61,13 +64,14 @@ class TaggedJSON:
         Plain values go straight through orjson. The check before it exists because orjson would
         quietly store a tuple, an Enum, a UUID or a NaN as something else.
         """
-        if _only_plain(values.values(), MAX_DEPTH):
+        if _only_plain(values.values(), MAX_DEPTH, set()):
             text = _plain_json(values)
             if text is not None:
                 return text
         for key in values:
             if type(key) is not str:
                 _refuse((), f"has a key of type {type(key).__name__}: keys must be str")
+        _refuse_too_many(values)
         return _ascii_json(_tag_dict(values, ()))
 
     def decode(self, text: str) -> dict[str, Any]:
@@ -83,19 +87,22 @@ class TaggedJSON:
         return values
 
 
-def _only_plain(items: Iterable[Any], depth: int) -> bool:
-    """Return whether *items* hold nothing but what JSON has. Written out for speed: it runs at every save."""
+def _only_plain(items: Iterable[Any], depth: int, seen: set[int]) -> bool:
+    """Return whether *items* hold nothing but what JSON has, and nothing twice.
+
+    *seen* has the identities of the containers so far. Written out for speed: it runs at every save.
+    """
     if depth == 0:
         return False
     for item in items:
         kind = type(item)
         if kind is str or kind is int:
             continue
-        if kind is dict:
-            if not _only_plain(item.values(), depth - 1):
+        if kind is dict or kind is list:
+            if id(item) in seen:
                 return False
-        elif kind is list:
-            if not _only_plain(item, depth - 1):
+            seen.add(id(item))
+            if not _only_plain(item.values() if kind is dict else item, depth - 1, seen):
                 return False
         elif kind is float:
             if not isfinite(item):
@@ -103,6 +110,20 @@ def _only_plain(items: Iterable[Any], depth: int) -> bool:
         elif item is not None and kind is not bool:
             return False
     return True
+
+
+def _refuse_too_many(values: dict[str, Any]) -> None:
+    """Count what would be written, each shared part as often as it stands there, before any of it is."""
+    left = MAX_ITEMS
+    waiting: list[tuple[Any, int]] = [(values, 0)]
+    while waiting:
+        container, depth = waiting.pop()
+        left -= len(container)
+        if left < 0:
+            _refuse((), f"holds more than {MAX_ITEMS:,} items, or shares parts of itself too often")
+        if depth <= MAX_DEPTH:
+            items = container.values() if type(container) is dict else container
+            waiting.extend((item, depth + 1) for item in items if type(item) in _CONTAINERS)
 
 
 def _plain_json(values: dict[str, Any]) -> str | None:
@@ -141,6 +162,8 @@ def _parse(text: str) -> Any:
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
+
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 
 Path = tuple[object, ...]
 

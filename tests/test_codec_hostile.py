@@ -101,6 +101,33 @@ def test_refuses_at_the_save_naming_the_path(value: Any, reason: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+DOUBLING = [
+    pytest.param(lambda v: [v, v], id="lists"),
+    pytest.param(lambda v: {"a": v, "b": v}, id="dictionaries"),
+    pytest.param(lambda v: (v, v), id="tuples"),
+    pytest.param(lambda v: [v, v, {1}], id="lists with sets"),
+]
+
+
+@pytest.mark.parametrize("double", DOUBLING)
+def test_what_shares_its_parts_is_refused_before_it_is_written_out(double: Any) -> None:
+    """Sixty containers that hold the one before twice would be more text than any disk holds."""
+    value: Any = [1]
+    for _ in range(60):
+        value = double(value)
+
+    with pytest.raises(UnstorableValue, match="shares parts of itself"):
+        CODEC.encode({"cart": value})
+
+
+@pytest.mark.parametrize("double", DOUBLING)
+def test_what_shares_a_part_or_two_is_stored(double: Any) -> None:
+    """The same list under two keys is no mistake; it comes back as two equal ones."""
+    value = double(double([1, "a"]))
+
+    assert CODEC.decode(CODEC.encode({"cart": value, "again": value})) == {"cart": value, "again": value}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
