@@ -312,7 +312,10 @@ class Lifecycle(Finding):
         return found
 
     def _changed(self, found: Record, change: Callable[[Values], T]) -> tuple[Record, T]:
-        values = self.decode(found)
+        try:
+            values = self.decode(found)
+        except Undecodable:
+            self._interrupt(None)  # another release has rewritten it meanwhile
         result = change(values)
         now = max(self.now(), found.used_at)
         end = self._settings.lifetime.expires_at(found.created_at, now, found.expiry)

@@ -30,6 +30,9 @@ _PAGE = 1000
 # one anew is no accident: a server that has become read-only, or a packet that it does not take.
 _LOSSES = 2
 
+# More than a handful of new keys in the five minutes that the old ones are remembered is no visitor's doing.
+_MOVES = 20
+
 _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
 
@@ -192,10 +195,11 @@ class SessionStore:
         raise lost
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
-        # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it.
+        # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it; the mark
+        # says where to, for the revocation of a handle.
         if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
             return False
-        run(self._sql.insert, _row(digest, _tombstone(now)))
+        run(self._sql.insert, _row(digest, _tombstone(now)._replace(user_id=keys.handle(new_digest))))
         return True
 
     def touch(self, digest: bytes, record: Record, now: int) -> bool:
@@ -308,15 +312,22 @@ class SessionStore:
         return int(self.database.read(self._sql.count_expired, {"hour": purge_hour(now), "now": now})[0][0])
 
     def revoke(self, handle: str) -> bool:
-        """End the session that *handle* names; return whether it was live. Final for requests in flight too."""
-        span = keys.handle_range(handle)
-        if span is None:
-            return False
-        values = {"low": span[0], "high": span[1], "now": int(self.clock())}
-        if not self.database.write(self._sql.delete_range, values, repeatable=True):
-            return False
-        self.events.emit("ended", handle, reason="revoked")
-        return True
+        """End the session that *handle* names; return whether it was live. Final for requests in flight too.
+
+        Where it has got a new key not long ago, or is getting it just now, it ends under that.
+        """
+        name: str | None = handle
+        for _ in range(_MOVES):
+            span = None if name is None else keys.handle_range(name)
+            if span is None:
+                return False
+            values = {"low": span[0], "high": span[1], "now": int(self.clock())}
+            if self.database.write(self._sql.delete_range, values, repeatable=True):
+                self.events.emit("ended", name, reason="revoked")
+                return True
+            moved = self.database.read(self._sql.find_successor, values)
+            name = moved[0][0] if moved else None
+        return False
 
     def revoke_user(self, user_id: str | int, keep: str | None = None) -> int:
         """End all sessions of *user_id* but *keep*; return how many were stored.

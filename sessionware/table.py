@@ -151,6 +151,8 @@ class Statements:
         table, c = self._table, self._table.c
         in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
         self.delete_range = self._make(sa.delete(table).where(in_range, self._live))
+        moved = sa.and_(c.data.is_(None), c.expires_at > _p("now"))
+        self.find_successor = self._make(sa.select(c.user_id).where(in_range, moved))
         self.delete_user = self._make(sa.delete(table).where(self._mine(), c.data.is_not(None), sa.not_(in_range)))
         self.renew_mark = self._make(sa.update(table).values(self._only(_MARKED)).where(self._here))
         finished = sa.update(table).values(self._only(("expiry",)))

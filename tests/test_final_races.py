@@ -132,6 +132,34 @@ def test_no_session_escapes_a_revocation_by_a_rotation(race: Race, digests: Dige
     race.run_in_every_order(new_work)
 
 
+@everywhere
+def test_no_session_escapes_the_revocation_of_its_handle_by_a_rotation(place: Address) -> None:
+    """Who logs one device out names it as it was listed; it may have another key, and so another handle, by then."""
+    ours, theirs = (SessionMiddleware(lambda *_: [], place.open(), purge_interval=None) for _ in range(2))
+    keys_made = [ours.store.create({})]
+
+    def revoke_the_last(store: SessionStore) -> object:
+        return store.revoke(keys.handle(keys.digest(keys_made[-1])))
+
+    def new_work() -> Callable[[], Visit]:
+        keys_made.append(ours.store.create({"cart": [1]}, "ann"))
+        return lambda: rotated(ours, keys_made[-1])
+
+    Race(ours, theirs, revoke_the_last).run_in_every_order(new_work)
+
+
+def test_the_revocation_of_a_handle_follows_its_session(sqlite: str) -> None:
+    """Through several rotations, and tells whether it ended one."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    first = key = middleware.store.create({"cart": [1]}, "ann")
+    for _ in range(3):
+        key = str(rotated(middleware, key).cookie)
+
+    assert middleware.store.revoke(keys.handle(keys.digest(first))) is True
+    assert not middleware.store.exists(key)
+    assert middleware.store.revoke(keys.handle(keys.digest(first))) is False
+
+
 def test_no_session_slips_past_a_delete_that_waits(mariadb: str, digests: Digests) -> None:
     """A DELETE does not look back, and at READ COMMITTED nothing keeps a row from moving behind it."""
     address = Address(mariadb, "READ COMMITTED")
