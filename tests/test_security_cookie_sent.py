@@ -266,6 +266,8 @@ def test_s13_one_cookie_a_response_and_it_is_of_the_last_state(sqlite: str, with
     assert site.values(alive.cookies[NAME])["a"] == 1
     if with_key:
         assert ended.cookies == {"theme": "dark", NAME: ""}
+    else:
+        assert ended.set_cookies == [line for _, line in own], "we have nothing to say, and the application its own"
 
 
 def test_s13_a_response_started_anew_has_one_cookie(sqlite: str) -> None:
@@ -347,11 +349,17 @@ WRONG_DURATIONS += [timedelta.max, timedelta(0), timedelta(days=-1), timedelta.m
 
 
 @pytest.mark.parametrize("value", WRONG_DURATIONS, ids=str)
-@pytest.mark.parametrize("option", ["idle_timeout", "absolute_timeout", "purge_interval"])
+@pytest.mark.parametrize("option", ["idle_timeout", "absolute_timeout", "unconfirmed_timeout", "purge_interval"])
 def test_s15_durations_that_make_no_sense_are_refused_at_construction(option: str, value: Any) -> None:
     """An overflow at request time would be a site that cannot log anybody in (RUSTSEC-2017-0005)."""
     with pytest.raises(ConfigurationError, match=option):
         Site("sqlite://", **{option: value})
+
+
+def test_s15_a_session_without_an_idle_timeout_is_refused_at_construction() -> None:
+    """The other three durations may be None, each with a meaning of its own; this one has none."""
+    with pytest.raises(ConfigurationError, match="idle_timeout"):
+        Site("sqlite://", idle_timeout=None)
 
 
 @pytest.mark.parametrize(
