@@ -20,7 +20,7 @@ from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.faults import Faults, Mode, driver_error, every_call
 from tests.support.rows import new_record, put_many
-from tests.support.wsgi import Browser, Reply
+from tests.support.wsgi import Browser, Reply, call
 
 NAME = "__Host-sessionid"
 SECRET = "secret-secret-secret"
@@ -84,6 +84,15 @@ def _check_revocation(world: World, reply: Reply | None) -> None:
     assert world.stored() == 1
 
 
+def _check_end(world: World, reply: Reply | None) -> None:
+    assert world.stored() in ({None} if _succeeded(reply) else {1, None})
+
+
+def _check_two_logouts(world: World, reply: Reply | None) -> None:
+    if _succeeded(reply):
+        assert world.observer.count() == 0
+
+
 def _check_purge(world: World, reply: Reply | None) -> None:
     if _succeeded(reply):
         assert world.observer.count_expired() == 0
@@ -116,6 +125,27 @@ def _purge(world: World) -> Reply:
     return _as_reply(lambda: world.app.store.purge(batch_size=2))
 
 
+def _touch_unseen(world: World) -> Reply:
+    world.clock.advance(86400)
+    app = SessionMiddleware(counting, world.app.store, clock=world.clock, purge_interval=None, save_every_request=True)
+    return call(app, "/static", cookie=f"{NAME}={world.key}", url="https://example.test")
+
+
+def _log_out_twice(world: World) -> Reply:
+    """Log out with two live keys: one of them was planted."""
+    cookie = f"{NAME}={world.key}; {NAME}={world.observer.create({'n': 5})}"
+    return call(world.app, "/log_out", cookie=cookie, url="https://example.test")
+
+
+def _list(world: World) -> Reply:
+    world.observer.create({"n": 5}, "ann")
+    return _as_reply(lambda: world.app.store.sessions_of("ann"))
+
+
+def _revoke_one(world: World) -> Reply:
+    return _as_reply(lambda: world.app.store.revoke(keys.handle(keys.digest(world.key))))
+
+
 OPERATIONS: dict[str, tuple[Callable[[World], Reply], Check]] = {
     "first-write": (_first_write, _check_first_write),
     "read": (_as_request("/read"), _check_unchanged),
@@ -125,7 +155,12 @@ OPERATIONS: dict[str, tuple[Callable[[World], Reply], Check]] = {
     "login": (_as_request("/log_in"), _check_rotation),
     "logout": (_as_request("/log_out"), _check_logout),
     "atomic": (_as_request("/atomic"), _check_change),
+    "touch-unseen": (_touch_unseen, _check_unchanged),
+    "logout-of-two": (_log_out_twice, _check_two_logouts),
+    "list": (_list, _check_unchanged),
     "revoke": (_revoke, _check_revocation),
+    "revoke-one": (_revoke_one, _check_end),
+    "revoke-all": (lambda world: _as_reply(world.app.store.revoke_all), _check_end),
     "purge": (_purge, _check_purge),
 }
 
