@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 
 from sessionware import SessionMiddleware, SessionStore, StoreUnavailable, keys
 from sessionware.record import Record, new_revision
+from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.counting import statements
-from tests.support.faults import Mode, driver_error, every_call
+from tests.support.faults import Faults, Mode, driver_error, every_call
 from tests.support.visit import Visit
 
 # So often a save competes freely; then it asks for the lock.
@@ -134,3 +135,17 @@ def test_no_fault_on_the_way_to_the_lock_does_harm(
         assert middleware.store.database.in_use() == 0, faults
         assert found[0] in {MINE, "old", *(f"rival {n}" for n in range(OFTEN))}, faults
         assert visit.interrupted is None, faults
+
+
+def test_an_error_that_somebody_keeps_keeps_no_lock(any_engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reporters of errors keep them, with all that their frames refer to: SQLite ends no transaction under a cursor."""
+    monkeypatch.setattr(databases, "PATIENCE", 0.2)
+    store = SessionStore(any_engine)
+    digest = keys.digest(store.create({}))
+    faults = Faults(2, lambda _: Killed(), mode="after", only={"execute"})
+    with faults.on(store.database.engine), pytest.raises(Killed) as kept:
+        store.modify(digest, lambda found: found or pytest.fail("no row"), int(store.clock()))
+
+    assert faults.fired is not None
+    assert faults.fired.sql.startswith("SELECT")
+    assert databases.held(any_engine) == [], f"as long as {kept.value!r} is kept"
