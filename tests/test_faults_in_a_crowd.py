@@ -13,6 +13,7 @@ from tests.support import databases
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.faults import Faults, Mode, driver_error, every_call
+from tests.support.proxy import ToxicProxy
 from tests.support.visit import Visit
 
 # So often a save competes freely; then it asks for the lock.
@@ -135,6 +136,27 @@ def test_no_fault_on_the_way_to_the_lock_does_harm(
         assert middleware.store.database.in_use() == 0, faults
         assert found[0] in {MINE, "old", *(f"rival {n}" for n in range(OFTEN))}, faults
         assert visit.interrupted is None, faults
+
+
+@pytest.mark.parametrize("what", ["reply", "request"])
+@pytest.mark.parametrize("operation", [save, rotate, atomic])
+def test_a_commit_lost_on_the_wire_is_made_good(any_server: str, clock: Clock, operation: Operation, what: str) -> None:
+    """Done but not acknowledged, or never done: who had the lock finds out, and does it once."""
+    rival = Rival(any_server, clock)
+    with ToxicProxy(any_server) as wire:
+        middleware = SessionMiddleware(
+            lambda *_: [], wire.url, clock=clock, on_conflict=rival.decide, purge_interval=None
+        )
+        visit = Visit(middleware, rival.begin())
+        visit.load()
+        (wire.drop_reply if what == "reply" else wire.drop_request)(b"COMMIT")
+        operation(visit, rival)
+
+        assert wire.losses == 1
+        assert visit.interrupted is None
+        assert rival.stored(visit.session.session_key) == MINE
+        assert rival.store.count() == 1
+        middleware.store.database.engine.dispose()
 
 
 def test_an_error_that_somebody_keeps_keeps_no_lock(any_engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
