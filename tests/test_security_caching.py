@@ -1,5 +1,7 @@
 """S51-S55: no cache may serve one visitor what was made for another."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +78,41 @@ def test_s51_every_access_varies(sqlite: str, act: Act, cookie: str) -> None:
     reply = site.visit(act, cookie=header, headers=[("Cache-Control", "public, max-age=60")]).reply
 
     assert reply.all("Vary") == ["Cookie"]
+
+
+def refused(act: Act) -> Act:
+    """Return a page that tries *act*, which is to say that it cannot be done, and returns the words of that."""
+
+    def page(session: Session) -> str:
+        with pytest.raises(TypeError) as refusal:
+            act(session)
+        return str(refusal.value)
+
+    return page
+
+
+TELLING_NOTHING: dict[str, Act] = {
+    "repr": repr,
+    "str": str,
+    "identity": lambda session: session is None,
+    "copy": refused(copy.copy),
+    "deep copy": refused(copy.deepcopy),
+    "pickle": refused(pickle.dumps),
+    "hash": refused(hash),
+}
+
+
+@pytest.mark.parametrize("act", TELLING_NOTHING.values(), ids=TELLING_NOTHING)
+def test_s51_what_does_not_vary_tells_nothing(sqlite: str, act: Act) -> None:
+    """A session that nobody has looked into reads the same for everybody, and cannot be copied to look there."""
+    site = Site(sqlite)
+    key = site.begin(a=1)
+    with site.counted() as calls:
+        visits = [site.visit(act, cookie=cookie) for cookie in (None, f"{NAME}={key}", f"{NAME}=junk")]
+
+    assert len({visit.value for visit in visits}) == 1
+    assert [visit.reply.all("Vary") for visit in visits] == [[]] * 3
+    assert len(calls) == 0
 
 
 @pytest.mark.parametrize(

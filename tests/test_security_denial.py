@@ -101,6 +101,23 @@ def test_s58_minted_sessions_are_bounded_counted_and_go(sqlite: str, expiry: int
     assert len(site.rows()) == (1 if expiry else 0)
 
 
+def test_s58_twenty_thousand_robots_leave_the_table_as_it_was() -> None:
+    """Each begins a session and never shows its key; a hook that counts sees the flood while it comes."""
+    site = Site("sqlite://", unconfirmed_timeout=600)
+    visitor = site.begin(seen=1)
+    site.visit(look, visitor)
+    site.events.clear()
+    for _ in range(20_000):
+        site.visit(lambda session: session.update(seen=1))
+
+    assert (site.store.count(), site.kinds()) == (20_001, ["created"] * 20_000)
+    site.clock.advance(600)
+    assert site.store.purge() == 20_000
+    assert len(site.rows()) == 1
+    assert site.values(visitor) == {"seen": 1}
+    site.engine.dispose()
+
+
 @pytest.mark.parametrize("pause", [0, 1, 599])
 def test_s58_rows_of_robots_go_before_those_of_visitors(sqlite: str, pause: int) -> None:
     """A robot gets a session at each visit and never shows its key: its rows need not live as long as a visitor's."""
@@ -213,6 +230,17 @@ def test_s60_values_that_could_not_be_read_again_are_refused_by_path(
         site.visit(lambda session: session.update(k=value), key)
 
     assert calls.verbs == ["SELECT"]
+    assert site.values(key) == {"z": 1}
+
+
+def test_s60_a_million_keys_are_one_refusal(sqlite: str) -> None:
+    """Of keys too there can be too many, and the message names one of them, not all."""
+    site = Site(sqlite)
+    key = site.begin(z=1)
+    with pytest.raises(SessionTooLarge, match="max_bytes is 1048576") as refusal:
+        site.visit(lambda session: session.update({f"k{number}": 1 for number in range(1_000_000)}), key)
+
+    assert len(str(refusal.value)) < 250
     assert site.values(key) == {"z": 1}
 
 

@@ -105,6 +105,10 @@ CASES: dict[str, tuple[Callable[[Site, str], Any], list[tuple[str, str, bool, st
         lambda site, key: site.visit(look, cookie="; ".join(f"{NAME}={keys.new_key()}" for _ in range(5))),
         [("duplicate", "more session keys than are looked up", False, None)],
     ),
+    "logout of several": (
+        lambda site, key: site.visit(lambda s: s.flush(), cookie=f"{NAME}={key}; {NAME}={site.store.create({})}"),
+        [("duplicate", "2 live sessions", True, None), ("ended", "logout: 2 sessions that .*", False, None)],
+    ),
     "corrupt": (bent, [("corrupt", "[A-Za-z]+", True, "ada")]),
     "dropped, logged out": (
         lambda site, key: during(site, key, lambda: site.visit(lambda s: (look(s), s.flush()), key)),

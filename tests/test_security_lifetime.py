@@ -1,5 +1,9 @@
 """S35-S50: fixation, logout, timeouts, and the sessions of a user."""
 
+import itertools
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -151,6 +155,51 @@ def test_s38_a_rotation_is_whole_or_has_not_happened(database: str, mode: Any, d
         else:
             assert (visit.reply.status, visit.set_cookie) == (503, None)
     assert faults_seen >= 4
+
+
+def rotate_until_killed(database: str, key: str, moment: int) -> None:
+    """Rotate, and die by kill -9 at a moment: even ones are before a call of the driver, odd ones behind it."""
+    site, calls = Site(database), itertools.count()
+
+    def die(call: Call, proceed: Proceed) -> Any:
+        number = next(calls)
+        if number == moment // 2 and moment % 2 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = proceed()
+        if number == moment // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    with watching(site.engine, die):
+        site.visit(rotate_and_write, key)
+    os._exit(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_s38_a_process_that_is_killed_leaves_a_rotation_whole_or_undone(any_engine: str) -> None:
+    """Before and behind each call of the driver; the key that is alive can be used at once, no lock is left."""
+    site = Site(any_engine)
+    site.begin(a=0)
+    alive = []
+    for moment in itertools.count():
+        old = site.begin(a=1)
+        child = multiprocessing.get_context("fork").Process(target=rotate_until_killed, args=(any_engine, old, moment))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        alive.append("old" if site.values(old) else "new")
+        kept = [row["data"] for row in site.rows() if row["data"] is not None]
+
+        assert child.exitcode == -signal.SIGKILL
+        assert len(kept) == site.store.count() == moment + 2
+        assert sum('"late":true' in data for data in kept) == alive.count("new")
+        if alive[-1] == "old":
+            assert site.values(old) == {"a": 1}
+            assert site.visit(lambda session: session.update(b=1), old).reply.status == 200
+    assert len(alive) >= 8
+    assert alive == sorted(alive, reverse=True)
+    assert {*alive} == {"old", "new"}
 
 
 def test_s39_a_request_with_the_old_key_neither_revives_nor_alters(sqlite: str) -> None:
@@ -441,8 +490,12 @@ def test_s48_the_sessions_of_a_user_are_found_by_an_index(database: str) -> None
         site.store.create({}, user_id=f"user {number}")
     with site.counted() as listing:
         site.store.sessions_of("user 7")
+    with site.counted() as ending:
+        site.store.revoke_user("user 7")
+    ending.all = [call for call in ending.all if call.sql.startswith("DELETE")]
 
-    assert "ix_sessionware_session_user_id" in site.explained(listing)
+    for calls in (listing, ending):
+        assert "ix_sessionware_session_user_id" in site.explained(calls)
 
 
 def test_s49_what_a_list_shows_opens_nothing(sqlite: str) -> None:
