@@ -223,7 +223,7 @@ def test_rotate_moves_the_row_and_leaves_a_tombstone(store: SessionStore, clock:
     tombstone = store.load(old)
     assert tombstone is not None
     assert tombstone.is_tombstone()
-    assert tombstone.user_id is None
+    assert tombstone.user_id == keys.handle(new), "so that a revocation by the old handle finds it"
     assert tombstone.expires_at == int(clock()) + 5 + TOMBSTONE_SECONDS
     assert row_count(store) == 2
 
