@@ -18,6 +18,7 @@ from sessionware import SessionMiddleware, StoreUnavailable, keys
 from sessionware.store import SessionStore
 from tests.support.apps import counting
 from tests.support.clock import Clock
+from tests.support.databases import held
 from tests.support.faults import Faults, Mode, driver_error, every_call
 from tests.support.rows import new_record, put_many
 from tests.support.wsgi import Browser, Reply, call
@@ -94,11 +95,11 @@ def _check_two_logouts(world: World, reply: Reply | None) -> None:
 
 
 def _check_purge(world: World, reply: Reply | None) -> None:
-    if _succeeded(reply):
-        assert world.observer.count_expired() == 0
+    # A server may take a moment to see that a connection is closed; until then it holds the cleaner's lock.
+    assert held(world.observer.database.engine.url.render_as_string(hide_password=False)) == []
     put_many(world.observer, [new_record(world.clock(), lives=-5)])
-    assert world.observer.purge() >= 1  # nobody holds the cleaner's lock any more
-    assert world.stored() == 1
+    assert world.observer.purge() >= 1
+    assert (world.observer.count_expired(), world.stored()) == (0, 1)
 
 
 def _as_request(path: str) -> Callable[[World], Reply]:
