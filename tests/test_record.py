@@ -1,6 +1,7 @@
 """When a session ends: tables at the boundaries."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,79 @@ def test_the_age_of_the_cookie(browser: bool, seconds: int, expiry: int | None, 
 def test_an_extension_is_due_after_a_twentieth(used_at: int, expiry: int | None, now: int, due: bool) -> None:
     """Often enough to be exact to 5 %, seldom enough to cost nothing."""
     assert LIFETIME.is_due(record(used_at=used_at, expiry=expiry), now) is due
+
+
+BRIEF = Lifetime(idle=1000, absolute=5000, unconfirmed=60)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "changes", "end"),
+    [
+        pytest.param(BRIEF, {}, 160, id="of nobody"),
+        pytest.param(BRIEF, {"expires_at": 150}, 150, id="at its end already"),
+        pytest.param(BRIEF, {"user_id": "ada"}, 1100, id="of somebody"),
+        pytest.param(BRIEF, {"expiry": 500}, 1100, id="with an end of its own"),
+        pytest.param(BRIEF, {"expiry": 0}, 1100, id="until the browser closes"),
+        pytest.param(BRIEF, {"user_id": "ada", "expiry": 500}, 1100, id="of somebody, with an end of its own"),
+        pytest.param(LIFETIME, {}, 1100, id="as any other"),
+        pytest.param(LIFETIME, {"user_id": "ada"}, 1100, id="as any other, of somebody"),
+    ],
+)
+def test_the_first_end_of_a_session_of_nobody_is_early(lifetime: Lifetime, changes: dict[str, Any], end: int) -> None:
+    """Its key may never come back; who has logged in, or been given an end, is no robot."""
+    new = record(used_at=100, expires_at=1100)._replace(created_at=100, **changes)
+
+    assert lifetime.first_end(new) == end
+
+
+@pytest.mark.parametrize(
+    ("created", "used", "expiry", "end", "due"),
+    [
+        pytest.param(0, 0, None, 60, True, id="the key is back"),
+        pytest.param(0, 0, None, 1000, False, id="it was back before"),
+        pytest.param(0, 0, None, 999, True, id="a second short of its lifetime"),
+        pytest.param(0, 4500, None, 5000, False, id="as long as its limit allows"),
+        pytest.param(600, 4700, None, 5599, True, id="shorter than its limit allows"),
+        pytest.param(0, 0, 2000, 2000, False, id="with a timeout of its own"),
+        pytest.param(0, 0, 2000, 1999, True, id="a second short of that"),
+        pytest.param(4000, 4500, 2000, 6500, False, id="with a timeout of its own, late"),
+    ],
+)
+def test_a_key_that_is_back_makes_an_extension_due(
+    created: int, used: int, expiry: int | None, end: int, due: bool
+) -> None:
+    """The first use after the creation gives a session the lifetime of any other, at once."""
+    row = record(used_at=used, expires_at=end, expiry=expiry)._replace(created_at=created)
+
+    assert BRIEF.is_due(row, used + 1) is due
+    assert not LIFETIME.is_due(row, used + 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "renews"),
+    [
+        pytest.param({"used_at": 130}, {"used_at": 149}, False, id="within the first twentieth"),
+        pytest.param({"used_at": 149}, {"used_at": 150}, True, id="into the second"),
+        pytest.param({"used_at": 150}, {"used_at": 199}, False, id="within the second"),
+        pytest.param({"used_at": 100}, {"used_at": 250}, True, id="three at once"),
+        pytest.param({"used_at": 150}, {"used_at": 149}, False, id="a clock that went back"),
+        pytest.param({"used_at": 110}, {"used_at": 110}, False, id="the same second"),
+        pytest.param({"used_at": 110}, {"used_at": 110, "expiry": 1000}, True, id="another expiry"),
+        pytest.param({"used_at": 147}, {"used_at": 148}, False, id="shortly before the second"),
+        pytest.param({"used_at": 103, "expiry": 100}, {"used_at": 104, "expiry": 100}, False, id="4 of 100"),
+        pytest.param({"used_at": 104, "expiry": 100}, {"used_at": 105, "expiry": 100}, True, id="5 of 100"),
+        pytest.param({"used_at": 103, "expiry": 39}, {"used_at": 104, "expiry": 39}, True, id="a second is the least"),
+        pytest.param({"used_at": 102, "expiry": 10}, {"used_at": 103, "expiry": 10}, True, id="and not none"),
+        pytest.param({"used_at": 103, "expiry": 59}, {"used_at": 104, "expiry": 59}, True, id="2 of 59 are whole"),
+    ],
+)
+def test_a_cookie_is_sent_again_once_in_a_twentieth(
+    before: dict[str, Any], after: dict[str, Any], renews: bool
+) -> None:
+    """Counted from the creation, so that of parallel requests one sends it, and not each."""
+    born = record()._replace(created_at=100)
+
+    assert LIFETIME.renews_cookie(born._replace(**before), born._replace(**after)) is renews
 
 
 def test_revisions_are_random_and_fit_every_column() -> None:
