@@ -49,12 +49,12 @@ class Connections:
             self._return_after(failed, connection, pool, restore)
             raise
         except Exception:
-            self._give_back(connection, restore)
+            self._give_back(connection, pool, restore)
             raise
         except BaseException:
             connection.invalidate()  # a greenlet or worker is being killed: nobody knows what is under way here
             raise
-        self._give_back(connection, restore)
+        self._give_back(connection, pool, restore)
         return result
 
     def drop_all(self) -> None:
@@ -117,8 +117,11 @@ class Connections:
         except Exception as error:
             raise Failed(error) from None
 
-    def _give_back(self, connection: PoolProxiedConnection, restore: Restore) -> None:
+    def _give_back(self, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
         if restore is not None and not _restored(connection, restore):
+            return
+        if self._engine.pool is not pool:
+            connection.invalidate()  # all were given up while this one was out: it is as old as they were
             return
         if self._waiting or len(self.idle) >= self._most_idle:
             connection.close()
@@ -130,7 +133,7 @@ class Connections:
     def _return_after(self, failed: Failed, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
         kind = failed.trouble.kind
         if kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE) and not failed.unsafe:
-            self._give_back(connection, restore)
+            self._give_back(connection, pool, restore)
             return
         connection.invalidate()
         if kind is Kind.LOST and self._engine.pool is pool:
