@@ -230,6 +230,15 @@ def test_a_packet_that_the_server_refuses_is_no_endless_retry(private_mariadb: S
         server.execute("SET GLOBAL max_allowed_packet = 16777216")
 
 
+def test_a_table_that_takes_long_to_create_is_used_at_once(
+    any_engine: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our patience may be at its end by then; but who has waited for the table need not go without it."""
+    monkeypatch.setattr(database_module, "PATIENCE_SECONDS", 0)
+
+    assert Browser(_app(any_engine, clock), clock=clock).get("/count").text == "1"
+
+
 def test_a_database_that_is_down_at_the_start(any_server: str, clock: Clock) -> None:
     """The application starts and serves what needs no session; the rest comes by itself."""
     with ToxicProxy(any_server) as wire:
