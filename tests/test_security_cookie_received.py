@@ -13,8 +13,6 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from sessionware import ConfigurationError, Session, SessionStore, keys
 from sessionware.cookie import MAX_OFFERED, SessionCookie
@@ -367,6 +365,7 @@ SPELLINGS = {
     "octal": lambda byte: f'o="\\{byte:03o}"',
     "percent-encoded": lambda byte: f"o=%{byte:02X}",
     "in the name": lambda byte: f"{chr(byte)}=x",
+    "alone": chr,
 }
 
 
@@ -380,7 +379,15 @@ def test_s28_no_byte_in_another_cookie_has_an_effect(site: Site, good: str, spel
             assert (visit.reply.status, visit.value) == (200, {"owner": "visitor"}), cookie
 
 
-BROKEN = [latin(b"\xc0\xaf"), latin(b"\xf5\x80\x80\x80"), latin(b"\xed\xa0\x80"), "\u2000", "\ud800", "\U0001f600"]
+BROKEN = [
+    latin(b"\xc0\xaf"),
+    latin(b"\xf5\x80\x80\x80"),
+    latin(b"\xed\xa0\x80"),
+    "\u2000",
+    "\ud800",
+    "\udfff",
+    "\U0001f600",
+]
 
 
 @pytest.mark.parametrize("other", BROKEN, ids=ascii)
@@ -403,6 +410,7 @@ def seconds_for(header: str) -> float:
 
 REPEATED = ["x", '"', "\\", "=", " ", "\t", "a ", ";", "; ", "a=;", '"\\\\', NAME, f"{NAME}=", f"{NAME}=a;"]
 REPEATED += ['s="\\\\', "__Host-", f"{NAME}={GOOD};", f"{NAME}={GOOD}", " \t;", f"={NAME}=", "$", "%", "\xff"]
+REPEATED += [",", f"{NAME}=;", f" {NAME}={GOOD[:-1]};"]
 
 
 @pytest.mark.parametrize("unit", REPEATED, ids=ascii)
@@ -514,51 +522,6 @@ def test_s33_hostile_users_are_values_and_nothing_else(database: str) -> None:
     assert site.store.revoke_user(name) == 1
     assert site.values(key) == {}
     assert site.visit(lambda session: session.user_id, other).value == "ada"
-
-
-# Against a second reader, written in another way
-
-
-def reference(header: str) -> tuple[set[str], bool]:
-    """Return the keys of all pairs that are exactly `name=key`, by a scan of single characters."""
-    found, present, pair = set(), False, ""
-    for character in f"{header};":
-        if character != ";":
-            pair += character
-            continue
-        while pair and pair[0] in " \t":
-            pair = pair[1:]
-        while pair and pair[-1] in " \t":
-            pair = pair[:-1]
-        if pair[: len(NAME) + 1] == f"{NAME}=":
-            value, present = pair[len(NAME) + 1 :], True
-            if len(value) == 43 and all(c in "-_" or (c.isascii() and c.isalnum()) for c in value):
-                found.add(value)
-        pair = ""
-    return found, present
-
-
-PIECES = [NAME, "=", ";", "; ", " ", "\t", ",", '"', "\\", GOOD, EVIL, "\xa0", "\0", f"{NAME}={GOOD}", "x", "%"]
-headers = st.one_of(
-    st.binary(max_size=200).map(latin),
-    st.text(max_size=100),
-    st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
-    st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=3).map(latin)), max_size=20).map("".join),
-)
-
-
-@settings(max_examples=300, deadline=None, database=None)
-@given(headers)
-@example(f"{NAME}={GOOD}; {NAME}={EVIL}")
-@example(f"{NAME}={GOOD}\x0b")
-def test_any_header_reads_as_the_reference_reads_it(header: str) -> None:
-    """Never an error, never a value that is not exactly `name=key` between semicolons, never one missed."""
-    offered = SessionCookie().read(header)
-    found, present = reference(header)
-
-    assert (offered is not None) == present
-    assert set(offered or ()) == found
-    assert len(offered or ()) == len(found)
 
 
 # S34: real servers
