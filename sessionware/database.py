@@ -174,6 +174,7 @@ class Database:
         if trouble.kind is Kind.NO_TABLE and self._create_missing is not None:
             self._create_missing()
             trouble = trouble._replace(kind=Kind.TRANSIENT)
+            deadline = time.monotonic() + PATIENCE_SECONDS  # creating it had its own
         return self._insist_after(trouble, step, value, deadline, repeatable=repeatable)
 
     def _insist_after(
