@@ -173,8 +173,10 @@ class Database:
             trouble = failed.trouble
         if trouble.kind is Kind.NO_TABLE and self._create_missing is not None:
             self._create_missing()
-            trouble = trouble._replace(kind=Kind.TRANSIENT)
-            deadline = time.monotonic() + PATIENCE_SECONDS  # creating it had its own
+            try:
+                return self.connections.lend(step, value)  # at once: creating it may have used up our patience
+            except Failed as failed:
+                trouble = failed.trouble
         return self._insist_after(trouble, step, value, deadline, repeatable=repeatable)
 
     def _insist_after(
