@@ -1,4 +1,4 @@
-"""What becomes of one session during one request: found, changed, stored, rotated, ended.
+"""What becomes of one session during one request: changed, stored, rotated, ended.
 
 Knows rows as records and values as a dictionary; knows no SQL, no cookie syntax and no HTTP.
 """

@@ -62,8 +62,8 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
         sa.Index(f"ix_{name}_user_id", user_id, postgresql_where=of_somebody, sqlite_where=of_somebody),
         sa.Index(f"ix_{name}_purge_hour", "purge_hour"),
     )
-    compress: Any = sa.DDL
-    sa.event.listen(table, "after_create", compress(_LZ4).execute_if(dialect="postgresql"))
+    ddl: Any = sa.DDL  # its signature has no types
+    sa.event.listen(table, "after_create", ddl(_LZ4).execute_if(dialect="postgresql"))
     return table
 
 
@@ -96,6 +96,7 @@ class Statements:
         self._live = sa.and_(c.expires_at > _p("now"), c.data.is_not(None))
         self._unchanged = sa.and_(self._here, self._live, c.revision == _p("base"))
         self._expired = c.expires_at <= _p("now")
+        self._moved = sa.and_(c.data.is_(None), c.expires_at > _p("now"))
         self._make_reading()
         self._make_writing()
         self._make_touching()
@@ -151,8 +152,7 @@ class Statements:
         table, c = self._table, self._table.c
         in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
         self.delete_range = self._make(sa.delete(table).where(in_range, self._live))
-        moved = sa.and_(c.data.is_(None), c.expires_at > _p("now"))
-        self.find_successor = self._make(sa.select(c.user_id).where(in_range, moved))
+        self.find_successor = self._make(sa.select(c.user_id).where(in_range, self._moved))
         self.delete_user = self._make(sa.delete(table).where(self._mine(), c.data.is_not(None), sa.not_(in_range)))
         self.renew_mark = self._make(sa.update(table).values(self._only(_MARKED)).where(self._here))
         finished = sa.update(table).values(self._only(("expiry",)))
@@ -179,9 +179,8 @@ class Statements:
 
     def find_moved_of(self, count: int) -> Statement:
         """Return the statement that finds those of *count* digests that a rotation has left not long ago."""
-        c = self._table.c
-        moved = sa.and_(c.data.is_(None), c.expires_at > _p("now"))
-        return self._for_many(count, "moved", lambda those: sa.select(c.digest).where(those, moved))
+        digest = self._table.c.digest
+        return self._for_many(count, "moved", lambda those: sa.select(digest).where(those, self._moved))
 
     def delete_expired_of(self, count: int) -> Statement:
         """Return the statement that deletes those of *count* digests that have expired."""
