@@ -10,7 +10,7 @@ from typing import Any
 from webob.cookies import make_cookie
 
 from .errors import ConfigurationError
-from .keys import KEY_PATTERN, is_key, new_key
+from .keys import KEY_LENGTH, KEY_PATTERN, is_key, new_key
 
 # Browsers keep 180 to 600 cookies for a host, and common servers take 8 KB in a header: a request with
 # more keys was written by hand, and has no visitor to log out.
@@ -21,11 +21,17 @@ MAX_AGE_LIMIT = 34_560_000
 
 MAX_HEADER_BYTES = 512
 
+_is_key = re.compile(KEY_PATTERN).fullmatch
 _is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_domain = re.compile(
     r"\.?[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?)*"
 ).fullmatch
 _is_path = re.compile(r"/[!-:<-~]*").fullmatch
+
+
+# Between two pairs, as browsers write it.
+_BEFORE_A_PAIR = ("", "; ")
+_AFTER_A_PAIR = ("", ";")
 
 
 class SessionCookie:
@@ -54,7 +60,6 @@ class SessionCookie:
         self.name = name
         self.secure = secure
         self._wanted = f"{name}="
-        self._search = re.compile(rf"{re.escape(name)}=({KEY_PATTERN})[ \t]*(?:;|\Z)").search
         self._attributes = _attributes(domain, path, secure, httponly, samesite, partitioned)
         if len(self.issue(new_key(), MAX_AGE_LIMIT)) > MAX_HEADER_BYTES:
             raise ConfigurationError(f"cookie name, domain and path: the header exceeds {MAX_HEADER_BYTES} bytes.")
@@ -66,13 +71,16 @@ class SessionCookie:
         as exactly ``name=key``, but for spaces and tabs around it. Nothing is unquoted or decoded, nothing
         raises, and the time is linear.
         """
-        wanted = self._wanted
-        if header is None or wanted not in header:
+        if header is None:
             return None
-        # The one good cookie that nearly every request brings, in half the time.
-        usual = self._search(header)
-        if usual and header.count(wanted) == 1 and header[: usual.start()].rstrip(" \t")[-1:] in ("", ";"):
-            return (usual[1],)
+        wanted = self._wanted
+        before, found, rest = header.partition(wanted)
+        if not found:
+            return None
+        # The one good cookie that nearly every request brings, in a third of the time.
+        key, after = rest[:KEY_LENGTH], rest[KEY_LENGTH:]
+        if before[-2:] in _BEFORE_A_PAIR and after[:1] in _AFTER_A_PAIR and wanted not in after and _is_key(key):
+            return (key,)
         pairs = [pair.strip(" \t") for pair in header.split(";") if wanted in pair]
         values = [pair[len(wanted) :] for pair in pairs if pair.startswith(wanted)]
         return tuple(dict.fromkeys(filter(is_key, values)))[:MAX_OFFERED] if values else None

@@ -80,7 +80,7 @@ class Database:
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._insist(statement.run, values, repeatable=True)
+        rows: list[Any] = self._insist(statement.run, values, None, repeatable=True)
         return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
@@ -89,7 +89,7 @@ class Database:
         With *repeatable* it is simply run again if the connection breaks; else that raises
         ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
         """
-        hit: int = self._in_turn(statement.run, values, repeatable=repeatable)
+        hit: int = self._insist(statement.run, values, self.turn, repeatable=repeatable)
         return hit
 
     def transaction(self, work: Callable[[Execute], T]) -> T:
@@ -97,7 +97,7 @@ class Database:
 
         *work* starts anew after a deadlock. Raises as `write` does.
         """
-        return self._in_turn(self._within, work, repeatable=False)
+        return self._insist(self._within, work, self.turn, repeatable=False)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -107,7 +107,7 @@ class Database:
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._insist(partial(self._while_locked, name), work, repeatable=True)
+        return self._insist(partial(self._while_locked, name), work, None, repeatable=True)
 
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
@@ -119,23 +119,11 @@ class Database:
         return self.connections.leave_to_parent()
 
     def _new_turn(self) -> Any:
-        return threading.RLock() if self.dialect.name == "sqlite" else None
+        """Return what the writers of this process queue at, on SQLite.
 
-    def _in_turn(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
-        """Run a change, on SQLite when the other writers of this process have had their turn.
-
-        SQLite's own busy handler is unfair and sleeps up to 100 ms between two looks: threads of one
-        process wait here instead.
+        Its own busy handler is unfair and sleeps up to 100 ms between two looks.
         """
-        turn = self.turn
-        if turn is None:
-            return self._insist(step, value, repeatable=repeatable)
-        if not turn.acquire(timeout=PATIENCE_SECONDS):
-            raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
-        try:
-            return self._insist(step, value, repeatable=repeatable)
-        finally:
-            turn.release()
+        return threading.RLock() if self.dialect.name == "sqlite" else None
 
     def _within(self, connection: Connection, work: Callable[[Execute], T]) -> T:
         execute = Execute(connection)
@@ -164,22 +152,33 @@ class Database:
         finally:
             _surely(partial(execute, unlock, {"name": name}))
 
-    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
-        """Run *step* with *value* once, or as often as its troubles allow within our patience."""
-        deadline = time.monotonic() + PATIENCE_SECONDS  # counted from here: who has waited long does not begin anew
+    def _insist(self, step: Callable[[Connection, V], T], value: V, turn: Any, *, repeatable: bool) -> T:
+        """Run *step* with *value* once it has its *turn*, or as often as its troubles allow within our patience."""
+        if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
+            raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
-            return self.connections.lend(step, value)
-        except Failed as failed:
-            trouble = failed.trouble
+            deadline = time.monotonic() + PATIENCE_SECONDS  # from here: who has waited long does not begin anew
+            try:
+                return self.connections.lend(step, value)
+            except Failed as failed:
+                trouble = failed.trouble
+            return self._recover(trouble, step, value, deadline, repeatable=repeatable)
+        finally:
+            if turn is not None:
+                turn.release()
+
+    def _recover(
+        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
+    ) -> T:
         if trouble.kind is Kind.NO_TABLE and self._create_missing is not None:
             self._create_missing()
             try:
                 return self.connections.lend(step, value)  # at once: creating it may have used up our patience
             except Failed as failed:
                 trouble = failed.trouble
-        return self._insist_after(trouble, step, value, deadline, repeatable=repeatable)
+        return self._try_again(trouble, step, value, deadline, repeatable=repeatable)
 
-    def _insist_after(
+    def _try_again(
         self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
     ) -> T:
         pause = 0.002

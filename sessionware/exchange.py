@@ -28,9 +28,6 @@ class Responder(Protocol):
 class Exchange:
     """Stands between the application's ``start_response`` and the server's."""
 
-    started = False  # the application has called start_response
-    decided = False  # the headers have gone to the server
-    waits = False  # the application's answer is there, without exc_info, and has not been decided
     status = ""  # what the application has answered, once it has
     headers: Headers
     _exc_info: ExcInfo = None
@@ -40,6 +37,9 @@ class Exchange:
         self.server_start = server_start
         self._responder = responder
         self._environ = environ
+        self.started = False  # the application has called start_response
+        self.decided = False  # the headers have gone to the server
+        self.waits = False  # the application's answer is there, without exc_info, and has not been decided
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo = None) -> Write:
         """Take the application's status and headers; they go to the server with `send_headers`."""

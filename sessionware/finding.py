@@ -19,17 +19,16 @@ class Finding:
     stored then, and no cookie sent.
     """
 
-    record: Record | None = None
-    key: str | None = None
-    digest: bytes = b""
-    superseded = False
-    stale = False  # a cookie of ours was sent, and names no live session
-    rivals: tuple[bytes, ...] = ()  # all digests that the request offers, where nobody can tell which is its own
-
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
         self._settings = settings
         self._store = settings.store
         self.offered = settings.read_cookie(header)
+        self.record: Record | None = None
+        self.key: str | None = None
+        self.digest = b""
+        self.superseded = False
+        self.stale = False  # a cookie of ours was sent, and names no live session
+        self.rivals: tuple[bytes, ...] = ()  # all digests offered, where nobody can tell which is the visitor's
 
     def now(self) -> int:
         """Return the present in whole epoch seconds."""
@@ -48,7 +47,7 @@ class Finding:
         key = offered[0]
         digest = keys.digest(key)
         record = self._store.load(digest)
-        if record is None or not record.is_live(self.now()):
+        if record is None or not record.is_live(int(self._settings.clock())):
             return self._nothing_live({digest: key}, {} if record is None else {digest: record})
         return self._take(key, digest, record)
 

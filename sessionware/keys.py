@@ -4,7 +4,8 @@ import hashlib
 import re
 import secrets
 
-KEY_PATTERN = r"[A-Za-z0-9_-]{43}"
+KEY_LENGTH = 43
+KEY_PATTERN = rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}"
 
 _matches = re.compile(KEY_PATTERN).fullmatch
 

@@ -15,6 +15,7 @@ from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreU
 from .finding import Finding, Values
 from .merge import adopt, merge
 from .record import Record, new_revision
+from .settings import SessionSettings
 
 T = TypeVar("T")
 
@@ -35,20 +36,26 @@ class Outcome(Enum):
     ENDED = "ended"
 
 
+# Members by a name of their own: a look into an Enum goes through its metaclass, and costs ten times as much.
+_, _READ, _CREATED, _SAVED, _TOUCHED, _ROTATED, _ENDED = Outcome
+
+
 class Lifecycle(Finding):
     """One session during one request. *values* is None until they are needed."""
 
-    values: Values | None = None
-    user_id: str | None = None
-    expiry: int | None = None
-    next_key: str | None = None  # set while a rotation or a login waits for the save
-    admitted_at: float | None = None  # when cycle_key or login was called
-    restarts = False  # a login: the absolute timeout begins anew
-    cleared = False  # everything stored is to go, whatever other requests have added
-    forced = False  # the application says that it has changed something
-    outcome = Outcome.READ
-    cookie_due = False  # the response is to carry the key
-    _resolved = False
+    def __init__(self, settings: SessionSettings, header: str | None) -> None:
+        super().__init__(settings, header)
+        self.values: Values | None = None
+        self.user_id: str | None = None
+        self.expiry: int | None = None
+        self.next_key: str | None = None  # set while a rotation or a login waits for the save
+        self.admitted_at: float | None = None  # when cycle_key or login was called
+        self.restarts = False  # a login: the absolute timeout begins anew
+        self.cleared = False  # everything stored is to go, whatever other requests have added
+        self.forced = False  # the application says that it has changed something
+        self.outcome = _READ
+        self.cookie_due = False  # the response is to carry the key
+        self._resolved = False
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -70,7 +77,7 @@ class Lifecycle(Finding):
 
     def is_over(self) -> bool:
         """Return whether the browser has a cookie of ours that is of no more use."""
-        return (self.stale or self.outcome is Outcome.ENDED) and self.offered is not None
+        return (self.stale or self.outcome is _ENDED) and self.offered is not None
 
     def known_key(self) -> str | None:
         """Return the key the session has or gets with the save; before it is found, the one the cookie offers."""
@@ -84,23 +91,25 @@ class Lifecycle(Finding):
 
         *dirty*: the values may have changed. *demanded*: the application asks for a row even if it is empty.
         """
-        self.resolve()
-        values = self.open()
-        if self.record is None:
+        if not self._resolved:
+            self.resolve()
+        record, values = self.record, self.values
+        assert values is not None, "resolve gives the values"
+        if record is None:
             wanted = demanded or bool(values) or self.user_id is not None
             return self._encode(values) if wanted and not self.is_shut() else None
-        decided = self.forced or self.next_key is not None or self.expiry != self.record.expiry
+        decided = self.forced or self.next_key is not None or self.expiry != record.expiry
         if not decided and not dirty:
             return None
         text = self._encode(values)
-        return text if decided or text != self.record.data else None
+        return text if decided or text != record.data else None
 
     def save(self, text: str) -> None:
         """Store *text*, the encoded values, and whatever else waits: a new key, a login, an expiry.
 
         Raises SessionInterrupted if another request has ended or rotated the session, and StoreUnavailable.
         """
-        if self.is_shut():
+        if self.record is None and self.is_shut():
             raise SessionInterrupted(ended=False)
         if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
@@ -146,9 +155,11 @@ class Lifecycle(Finding):
 
     def _create(self, text: str) -> None:
         draft = self._draft(text)
-        draft = draft._replace(expires_at=self._settings.lifetime.first_end(draft))
+        end = self._settings.lifetime.first_end(draft)
+        if end != draft.expires_at:
+            draft = draft._replace(expires_at=end)
         key = self._store.insert_new(draft, self.next_key)
-        self._stored(key, draft, Outcome.CREATED)
+        self._stored(key, draft, _CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
             self._check_admission([keys.handle(self.digest)], moved=False)
@@ -225,9 +236,9 @@ class Lifecycle(Finding):
 
     def _overwritten(self, draft: Record) -> None:
         if self.next_key is None:
-            return self._stored(self.key, draft, Outcome.SAVED)
+            return self._stored(self.key, draft, _SAVED)
         old_handle, moved = keys.handle(self.digest), not self.restarts
-        self._stored(self.next_key, draft, Outcome.ROTATED)
+        self._stored(self.next_key, draft, _ROTATED)
         new_handle = keys.handle(self.digest)
         self._settings.events.emit("rotated", new_handle, self.user_id, f"was {old_handle}")
         return self._check_admission([old_handle, new_handle], moved=moved)
@@ -332,8 +343,8 @@ class Lifecycle(Finding):
             self.expiry = draft.expiry
         self.cookie_due = self.cookie_due or self._settings.lifetime.renews_cookie(self.record, draft)
         self.record = draft
-        if self.outcome is Outcome.READ:
-            self.outcome = Outcome.SAVED
+        if self.outcome is _READ:
+            self.outcome = _SAVED
 
     def cycle_key(self) -> None:
         """Have the session stored under a new key at its next save; one that is not stored gets a new key anyway."""
@@ -393,7 +404,7 @@ class Lifecycle(Finding):
             return
         if hit:
             self.record = record._replace(used_at=now, expires_at=end)
-            self.outcome = Outcome.TOUCHED if self.outcome is Outcome.READ else self.outcome
+            self.outcome = _TOUCHED if self.outcome is _READ else self.outcome
             self.cookie_due = True
 
     def touch_unseen(self) -> None:
@@ -408,7 +419,7 @@ class Lifecycle(Finding):
         if self.offered and not self.is_ambiguous():
             key = self.offered[0]
             if self._store.touch_unseen(keys.digest(key), lifetime, self.now()):
-                self.key, self.outcome, self.cookie_due = key, Outcome.TOUCHED, True
+                self.key, self.outcome, self.cookie_due = key, _TOUCHED, True
                 return
         self.resolve()
         self.touch()
@@ -427,7 +438,7 @@ class Lifecycle(Finding):
             key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
         finally:
             self._forget()
-            self.outcome = Outcome.ENDED
+            self.outcome = _ENDED
         if superseded:
             self._leave_to_its_new_key()
         if key is not None:
@@ -451,7 +462,7 @@ class Lifecycle(Finding):
             self._leave_to_its_new_key()
 
     def _leave_to_its_new_key(self) -> NoReturn:
-        self.superseded, self.outcome = True, Outcome.READ
+        self.superseded, self.outcome = True, _READ
         raise SessionInterrupted(ended=False)
 
     def _forget(self) -> None:

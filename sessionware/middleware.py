@@ -125,8 +125,9 @@ class SessionMiddleware:
         body: Iterable[bytes] | None = None
         try:
             body = self.app(environ, exchange.start_response)
-            if exchange.waits and session.life is None and type(body) is list and not self._settings.extend_always:
-                # Untouched, and no code of the application is left to run: the short way out.
+            if exchange.waits and type(body) is list:  # no code of the application is left to run
+                if session.life is not None or self._settings.extend_always:
+                    return self._send_whole(body, exchange, session, environ)
                 session.headers_sent, session.store_at_once = True, exchange.status < "5"
                 start_response(exchange.status, exchange.headers)
                 return body
@@ -214,6 +215,13 @@ class SessionMiddleware:
             "Serve https; behind a proxy have the server trust its X-Forwarded-Proto "
             "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
         )
+
+    def _send_whole(
+        self, body: list[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
+    ) -> Iterable[bytes]:
+        exchange.send_headers()
+        session.store_at_once = exchange.status < "5"
+        return ClosingList(body, self._purge) if self._purge_is_due() else body
 
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"

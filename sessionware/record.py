@@ -4,6 +4,7 @@ All times are whole epoch seconds, UTC: no time zones, no 2038, one comparison o
 """
 
 import os
+import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -104,9 +105,13 @@ class Lifetime:
         )
 
 
+_chance = random.Random()  # our own: an application may seed the shared one alike in all its processes
+os.register_at_fork(after_in_child=_chance.seed)
+
+
 def new_revision() -> int:
-    """Return a random revision: what a save leaves behind, and by which it knows itself again."""
-    return int.from_bytes(os.urandom(8), "big") >> 1
+    """Return a random revision: what a save leaves behind, and by which it knows itself again. No secret."""
+    return _chance.getrandbits(63)
 
 
 def purge_hour(expires_at: int) -> int:

@@ -36,17 +36,6 @@ class Session(MutableMapping[str, Any]):
     TEST_COOKIE_NAME: ClassVar = "testcookie"
     TEST_COOKIE_VALUE: ClassVar = "worked"
 
-    accessed = False
-    """Whether the values were used (Django's rules: reading `session_key` or `is_empty` is no use)."""
-
-    life: Lifecycle | None = None
-    """What becomes of the session; None while the request has not looked at its cookie. For the middleware."""
-
-    _modified = False
-    _handed_out = False
-    headers_sent = False
-    """Whether no cookie can be sent any more. For the middleware."""
-
     store_at_once = False
     """Whether each change is stored when it is made: nobody commits at an end any more. For the middleware."""
 
@@ -58,6 +47,18 @@ class Session(MutableMapping[str, Any]):
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
         self._settings = settings
         self._header = header
+
+        self.accessed = False
+        """Whether the values were used (Django's rules: reading `session_key` or `is_empty` is no use)."""
+
+        self.life: Lifecycle | None = None
+        """What becomes of the session; None while the request has not looked at its cookie. For the middleware."""
+
+        self._modified = False
+        self._handed_out = False
+
+        self.headers_sent = False
+        """Whether no cookie can be sent any more. For the middleware."""
 
     # A dictionary
 
@@ -316,10 +317,11 @@ class Session(MutableMapping[str, Any]):
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
             life.save(text)
-        elif life.is_shut() and life.values:
+        elif life.record is not None:
+            if extend:
+                life.touch()
+        elif life.values and life.is_shut():
             life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
-        elif extend:
-            life.touch()
         self._modified = False  # but what was handed out may change again while the body is sent
 
     def extend_unused(self) -> None:
@@ -367,18 +369,19 @@ class Session(MutableMapping[str, Any]):
 
     def _values(self) -> dict[str, Any]:
         self.accessed = True
-        life = self.life or self._opened()
-        if life.values is None:
-            life.resolve()
+        life = self.life
+        if life is None or life.values is None:
+            life = self._resolved()
         return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _values_to_change(self) -> dict[str, Any]:
-        values = self._values()
-        if self.headers_sent:
+        self.accessed = True
+        life = self.life
+        if life is None or life.values is None or self.headers_sent:
             life = self._resolved()
-            if life.record is None and not life.superseded:
-                self._before_headers()
-        return values
+        if self.headers_sent and life.record is None and not life.superseded:
+            self._before_headers()
+        return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _before_headers(self) -> None:
         if self.headers_sent:

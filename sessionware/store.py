@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,12 +88,12 @@ class SessionStore:
         """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
         rows = self.database.read(self._sql.load, {"digest": digest})
         self._seen = True
-        return Record._make(rows[0]) if rows else None
+        return _as_record(rows[0]) if rows else None
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
         rows = self.database.read(self._sql.load_any, numbered(digests, keys.MAX_LOOKED_UP))
-        return {bytes(row[0]): Record._make(row[1:]) for row in rows}
+        return {bytes(row[0]): _as_record(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
@@ -119,8 +120,10 @@ class SessionStore:
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
-        statement = self._sql.overwrite if later else self._sql.update
-        values = _over(digest, digest, record, base, now)
+        if later:
+            statement, values = self._sql.overwrite, _values_over(digest, record, base, now)
+        else:
+            statement, values = self._sql.update, _over(digest, digest, record, base, now)
         for _ in range(_LOSSES):
             try:
                 return self.database.write(statement, values) == 1
@@ -170,7 +173,7 @@ class SessionStore:
         def work(run: Execute) -> bool:
             # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
             rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
-            found = Record._make(rows[0]) if rows else None
+            found = _as_record(rows[0]) if rows else None
             record = change(found)
             base = found.revision if found is not None else 0
             tried.append((base, record.revision))
@@ -416,6 +419,9 @@ class SessionStore:
         self.database.write(self._sql.finish_mark, values, repeatable=True)
 
 
+# As Record._make does, in C: this runs at every read.
+_as_record: Callable[[Sequence[Any]], Record] = partial(tuple.__new__, Record)
+
 _COLUMNS = [f"p_{name}" for name in Record._fields]
 
 
@@ -438,6 +444,19 @@ def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int)
     values = _row(new_digest, record)
     values["digest"], values["base"], values["now"] = digest, base, now
     return values
+
+
+def _values_over(digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Return as much of that as a plain save needs."""
+    return {
+        "p_data": record.data,
+        "p_revision": record.revision,
+        "p_used_at": record.used_at,
+        "p_expires_at": record.expires_at,
+        "digest": digest,
+        "base": base,
+        "now": now,
+    }
 
 
 def _tombstone(now: int) -> Record:
