@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -88,12 +87,12 @@ class SessionStore:
         """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
         rows = self.database.read(self._sql.load, {"digest": digest})
         self._seen = True
-        return _as_record(rows[0]) if rows else None
+        return self._sql.as_record(rows[0]) if rows else None
 
     def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
         """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
         rows = self.database.read(self._sql.load_any, numbered(digests, keys.MAX_LOOKED_UP))
-        return {bytes(row[0]): _as_record(row[1:]) for row in rows}
+        return {bytes(row[0]): self._sql.as_record(row[1:]) for row in rows}
 
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
@@ -173,7 +172,7 @@ class SessionStore:
         def work(run: Execute) -> bool:
             # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
             rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
-            found = _as_record(rows[0]) if rows else None
+            found = self._sql.as_record(rows[0]) if rows else None
             record = change(found)
             base = found.revision if found is not None else 0
             tried.append((base, record.revision))
@@ -418,9 +417,6 @@ class SessionStore:
         values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
         self.database.write(self._sql.finish_mark, values, repeatable=True)
 
-
-# As Record._make does, in C: this runs at every read.
-_as_record: Callable[[Sequence[Any]], Record] = partial(tuple.__new__, Record)
 
 _COLUMNS = [f"p_{name}" for name in Record._fields]
 
