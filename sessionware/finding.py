@@ -8,6 +8,7 @@ from .record import Record
 from .settings import SessionSettings
 
 Values = dict[str, Any]
+Found = tuple[str, bytes, Record]  # a session key, its digest, and the live row
 
 
 class Finding:
@@ -42,14 +43,18 @@ class Finding:
         offered = self.offered
         if not offered:
             return self._nothing_offered()
-        if len(offered) > 1:
-            return self._find_among(offered)
-        key = offered[0]
-        digest = keys.digest(key)
-        record = self._store.load(digest)
-        if record is None or not record.is_live(int(self._settings.clock())):
-            return self._nothing_live({digest: key}, {} if record is None else {digest: record})
-        return self._take(key, digest, record)
+        found = self._find_one(offered[0]) if len(offered) == 1 else self._find_among(offered)
+        if found is None:
+            return {}
+        key, digest, record = found
+        try:
+            values = self.decode(record)
+        except Undecodable as error:
+            self.stale = True
+            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
+            return {}
+        self.key, self.digest, self.record = key, digest, record
+        return values
 
     def decode(self, record: Record) -> Values:
         """Return the values of *record*. Raises Undecodable."""
@@ -74,42 +79,40 @@ class Finding:
             self._settings.events.emit("malformed", reason="a cookie that is no session key")
         return {}
 
-    def _find_among(self, offered: tuple[str, ...]) -> Values:
+    def _find_one(self, key: str) -> Found | None:
+        digest = keys.digest(key)
+        record = self._store.load(digest)
+        if record is not None and record.is_live(int(self._settings.clock())):
+            return key, digest, record
+        self._nothing_live({digest: key}, {} if record is None else {digest: record})
+        return None
+
+    def _find_among(self, offered: tuple[str, ...]) -> Found | None:
         digests = {keys.digest(key): key for key in offered}
         if len(offered) > keys.MAX_LOOKED_UP:
             self.rivals = tuple(digests)
             self._settings.events.emit("duplicate", reason="more session keys than are looked up")
-            return {}
+            return None
         now, records = self.now(), self._store.load_any(list(digests))
         live = [digest for digest, record in records.items() if record.is_live(now)]
         if not live:
-            return self._nothing_live(digests, records)
+            self._nothing_live(digests, records)
+            return None
         if len(live) > 1:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
             self.rivals = tuple(digests)
             self._settings.events.emit("duplicate", keys.handle(live[0]), reason=f"{len(live)} live sessions")
-            return {}
-        return self._take(digests[live[0]], live[0], records[live[0]])
+            return None
+        return digests[live[0]], live[0], records[live[0]]
 
-    def _nothing_live(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> Values:
+    def _nothing_live(self, digests: dict[bytes, str], records: dict[bytes, Record]) -> None:
         now = self.now()
         if any(record.is_tombstone() and record.expires_at > now for record in records.values()):
             self.superseded = True
-            return {}
+            return
         self.stale = True
         for digest, record in records.items():
             if not record.is_tombstone():
                 self._settings.events.emit("ended", keys.handle(digest), record.user_id, "expired")
-                return {}
+                return
         self._settings.events.emit("unknown", keys.handle(next(iter(digests))), reason="no such session")
-        return {}
-
-    def _take(self, key: str, digest: bytes, record: Record) -> Values:
-        try:
-            values = self.decode(record)
-        except Undecodable as error:
-            self.stale = True
-            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
-            return {}
-        self.key, self.digest, self.record = key, digest, record
-        return values

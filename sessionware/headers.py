@@ -1,8 +1,11 @@
 """What a response must say to caches about sessions. Lists in, lists out; nothing passed in is altered."""
 
 import re
+from operator import itemgetter
 
 Headers = list[tuple[str, str]]
+
+_name_of = itemgetter(0)
 
 VARY = ("Vary", "Cookie")
 NO_STORE = ("Cache-Control", "no-store")
@@ -13,7 +16,7 @@ _quoted = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
 
 def are_plain(headers: Headers) -> bool:
     """Return whether *headers* say nothing yet of what the functions below look for: then ours can just be added."""
-    names = "\n".join([name for name, _ in headers]).lower()
+    names = "\n".join(map(_name_of, headers)).lower()
     return not ("vary" in names or "set-cookie" in names or "control" in names)
 
 

@@ -158,8 +158,8 @@ class Lifecycle(Finding):
         end = self._settings.lifetime.first_end(draft)
         if end != draft.expires_at:
             draft = draft._replace(expires_at=end)
-        key = self._store.insert_new(draft, self.next_key)
-        self._stored(key, draft, _CREATED)
+        self.key, self.digest = self._store.insert_new(draft, self.next_key)
+        self._stored(draft, _CREATED)
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
             self._check_admission([keys.handle(self.digest)], moved=False)
@@ -236,17 +236,15 @@ class Lifecycle(Finding):
 
     def _overwritten(self, draft: Record) -> None:
         if self.next_key is None:
-            return self._stored(self.key, draft, _SAVED)
+            return self._stored(draft, _SAVED)
         old_handle, moved = keys.handle(self.digest), not self.restarts
-        self._stored(self.next_key, draft, _ROTATED)
+        self.key, self.digest = self.next_key, keys.digest(self.next_key)
+        self._stored(draft, _ROTATED)
         new_handle = keys.handle(self.digest)
         self._settings.events.emit("rotated", new_handle, self.user_id, f"was {old_handle}")
         return self._check_admission([old_handle, new_handle], moved=moved)
 
-    def _stored(self, key: str | None, draft: Record, outcome: Outcome) -> None:
-        assert key is not None, "a stored session has a key"
-        if key != self.key:
-            self.key, self.digest = key, keys.digest(key)
+    def _stored(self, draft: Record, outcome: Outcome) -> None:
         self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome, self.cookie_due = outcome, True

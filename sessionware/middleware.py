@@ -219,8 +219,11 @@ class SessionMiddleware:
     def _send_whole(
         self, body: list[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
     ) -> Iterable[bytes]:
-        exchange.send_headers()
-        session.store_at_once = exchange.status < "5"
+        status = exchange.status
+        headers = self.process_response(environ, status, exchange.headers)
+        exchange.decided, exchange.waits = True, False
+        session.store_at_once = status < "5"
+        exchange.server_start(status, headers)
         return ClosingList(body, self._purge) if self._purge_is_due() else body
 
     def _hand_over(

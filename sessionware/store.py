@@ -283,14 +283,17 @@ class SessionStore:
         end = self.lifetime.expires_at(now, now, None)
         data = self.codec.encode(values)
         user_id = None if user_id is None else keys.checked_user_id(user_id)
-        return self.insert_new(Record(data, self.codec.format, new_revision(), user_id, now, now, end, None))
+        record = Record(data, self.codec.format, new_revision(), user_id, now, now, end, None)
+        session_key, _ = self.insert_new(record)
+        return session_key
 
-    def insert_new(self, record: Record, session_key: str | None = None) -> str:
-        """Store *record* under a new key, *session_key* if that is free, and return it; a taken key is not touched."""
+    def insert_new(self, record: Record, session_key: str | None = None) -> tuple[str, bytes]:
+        """Store *record* under a new key, *session_key* if that is free; return key and digest. A taken key is left."""
         for _ in range(keys.ATTEMPTS):
             session_key = session_key or keys.new_key()
-            if self.insert(keys.digest(session_key), record):
-                return session_key
+            digest = keys.digest(session_key)
+            if self.insert(digest, record):
+                return session_key, digest
             session_key = None
         raise StoreUnavailable(
             f"{keys.ATTEMPTS} new session keys in a row existed already: the random source is broken."

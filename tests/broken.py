@@ -64,12 +64,13 @@ def shared_dictionary() -> None:
     """Keep the values of all sessions in one dictionary of the process."""
     shared: dict[str, Any] = {}
 
-    def take(self: Lifecycle, key: str, digest: bytes, record: Record) -> dict[str, Any]:
-        shared.update(genuine(self, key, digest, record))
-        return shared
+    def find(self: Lifecycle) -> dict[str, Any]:
+        found = genuine(self)
+        shared.update(found)
+        return found if self.record is None else shared
 
-    genuine = Lifecycle._take
-    Lifecycle._take = take  # type: ignore[method-assign]
+    genuine = Lifecycle.find
+    Lifecycle.find = find  # type: ignore[method-assign]
 
 
 def kept_connection() -> None:
