@@ -28,6 +28,11 @@ V = TypeVar("V")
 # No wait is without end: neither for a lock nor for a server that comes back.
 PATIENCE_SECONDS = 5
 
+# The most that is slept between two tries. On SQLite only one thread of a process tries at a time, and each try
+# waits a little itself: who slept longer would hardly find the lock free where others write all the time.
+_LONGEST_PAUSE = 0.25
+_LONGEST_PAUSE_SQLITE = 0.001
+
 # A transaction of ours always writes: SQLite must take its lock first, since a reader that becomes
 # a writer is refused at once, whatever its busy timeout.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
@@ -185,14 +190,15 @@ class Database:
     def _try_again(
         self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
     ) -> T:
-        pause = 0.002
+        longest = _LONGEST_PAUSE_SQLITE if self.dialect.name == "sqlite" else _LONGEST_PAUSE
+        pause = min(0.002, longest)
         while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):
             if time.monotonic() > deadline:
                 break
             # The pool is new after a loss: a second one is the server's.
             repeatable = repeatable and trouble.kind is not Kind.LOST
             time.sleep(random.uniform(0, pause))
-            pause = min(pause * 2, 0.25)
+            pause = min(pause * 2, longest)
             try:
                 return self.connections.lend(step, value)
             except Failed as failed:

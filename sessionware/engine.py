@@ -16,6 +16,7 @@ SUPPORTED = ("sqlite", "postgresql", "mysql", "mariadb")
 
 _CONNECT_SECONDS = 5
 _LOCK_SECONDS = 5
+_BUSY_SECONDS = 0.005  # then `Database` asks again: left alone, SQLite would sleep up to 100 ms between two looks
 _ANSWER_SECONDS = 15
 _POOL_SECONDS = 10
 
@@ -102,7 +103,7 @@ def _connect_args(url: sa.URL) -> dict[str, Any]:
     """Return what bounds the waits and how text travels, except where the URL sets it itself."""
     wanted: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS}
     if url.get_backend_name() == "sqlite":
-        wanted = {"check_same_thread": False}
+        wanted = {"check_same_thread": False, "timeout": _BUSY_SECONDS}
     elif url.get_backend_name() == "postgresql":
         # A database made under a C locale has no encoding: its text would arrive as bytes.
         wanted["client_encoding"] = "utf8"
@@ -116,13 +117,16 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL").close()
-            return
+            ((mode,),) = connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            break
         except sqlite3.OperationalError:
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0, 0.02))
+    if mode != "wal":
+        # Without it a writer waits for all readers, and only SQLite itself can keep new ones out meanwhile.
+        connection.execute(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}").close()
 
 
 def _set_up_postgresql(connection: Any, _record: object) -> None:

@@ -1,15 +1,14 @@
 """Removing expired rows: in small batches, each a statement of its own, with a rest between two."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .record import purge_hour
 from .statement import Statement
 from .table import Statements, numbered
 
-# What one statement may have as parameters is limited; SQLite is the strictest, with 32 766.
-MOST_A_BATCH = 10_000
+_LONGEST_REST = 0.05  # seconds: most of what took longer was spent on waiting for others
 
 Run = Callable[[Statement, Mapping[str, Any]], Any]
 
@@ -36,7 +35,7 @@ def remove_expired(
             on_batch(deleted)
         if looked_at < batch_size or batches == max_batches:
             return removed
-        time.sleep(time.monotonic() - began)
+        _rest_since(began)
 
 
 def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, int]:
@@ -50,8 +49,24 @@ def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, 
     dead = sorted(bytes(digest) for digest, end in due if end <= now)
     used = sorted(bytes(digest) for digest, end in due if end > now)
     deleted = 0
-    if dead:
-        deleted = run(sql.delete_expired_of(size), numbered(dead, size) | {"now": now})
+    at_once = min(size, sql.most_deleted_at_once)
+    for part in _parts(dead, at_once):
+        deleted += run(sql.delete_expired_of(at_once), numbered(part, at_once) | {"now": now})
+        if sql.checkpoint is not None:
+            run(sql.checkpoint, {})
     if used:
         run(sql.postpone_all_of(size), numbered(used, size))
     return len(due), deleted
+
+
+def _parts(digests: list[bytes], size: int) -> Iterator[list[bytes]]:
+    for start in range(0, len(digests), size):
+        began = time.monotonic()
+        yield digests[start : start + size]
+        if start + size < len(digests):
+            _rest_since(began)
+
+
+def _rest_since(began: float) -> None:
+    """Leave the database to others for as long as it was kept busy."""
+    time.sleep(min(time.monotonic() - began, _LONGEST_REST))

@@ -47,8 +47,7 @@ class Statement:
         try:
             cursor = connection.cursor()
             cursor.execute(self._text, self._bind(values))
-            found = cursor.fetchall() if self.selects else cursor.rowcount
-            cursor.close()
+            return cursor.fetchall() if self.selects else cursor.rowcount  # the cursor goes with this frame
         except Exception as error:
             raise Failed(error) from None
         except BaseException:
@@ -57,7 +56,6 @@ class Statement:
             if cursor is not None:
                 cursor.close()
             raise
-        return found
 
 
 def _binder(order: Sequence[str] | None, constants: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
@@ -67,6 +65,8 @@ def _binder(order: Sequence[str] | None, constants: Mapping[str, Any]) -> Callab
         return lambda values: bind({**constants, **values})
     if order is None:
         return lambda values: values
+    if not order:
+        return lambda values: ()
     if len(order) == 1:
         return lambda values: (values[order[0]],)
     return itemgetter(*order)

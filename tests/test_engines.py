@@ -385,3 +385,23 @@ def _fork(work: Callable[[], bool]) -> int:
 
 def _join(child: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "milliseconds"),
+    [
+        pytest.param("", 5, id="ours"),
+        pytest.param("?timeout=10", 10_000, id="theirs"),
+        pytest.param("?uri=true&mode=memory&cache=shared", 5000, id="no log"),
+    ],
+)
+def test_sqlite_itself_waits_for_a_lock_as_long_as_this(sqlite: str, options: str, milliseconds: int) -> None:
+    """Between two looks it sleeps up to 100 ms; only without a log it has to, to keep new readers out meanwhile."""
+    url = f"{sqlite.replace(':///', ':///file:')}{options}" if "uri" in options else f"{sqlite}{options}"
+    store = SessionStore(url)
+    connection = store.database.engine.raw_connection()
+    try:
+        assert connection.cursor().execute("PRAGMA busy_timeout").fetchall() == [(milliseconds,)]
+    finally:
+        connection.close()
+        store.database.engine.dispose()
