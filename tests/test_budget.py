@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 
 from sessionware import SessionMiddleware, keys
 from tests.support.clock import Clock
@@ -17,6 +18,8 @@ from tests.support.wsgi import Browser, Reply, call
 
 THREADS = 20
 PATIENCE = 20.0
+
+WAL_HEADER, FRAME_HEADER, PAGE = 32, 24, 4096  # of SQLite, in bytes
 
 Page = Callable[[Any], object]
 
@@ -318,3 +321,15 @@ def _assert_nothing_locks(url: str) -> None:
             connection.exec_driver_sql("SET lock_timeout = '1s'")
         connection.exec_driver_sql("ALTER TABLE sessionware_session RENAME TO away")
     engine.dispose()
+
+
+@pytest.mark.parametrize("length", [10, 20_000])
+def test_a_save_on_sqlite_writes_the_one_page_that_has_changed(sqlite: str, clock: Clock, length: int) -> None:
+    """What follows the values in a row lies on the last of their pages: nothing that a save changes may."""
+    app = _app(sqlite, clock)
+    cookie = f"__Host-sessionid={app.store.create({'n': 1_000_000, 'long': 'x' * length})}"
+    with app.store.database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert call(app, "/change", cookie=cookie).body == b"None"
+
+    assert Path(f"{make_url(sqlite).database}-wal").stat().st_size == WAL_HEADER + FRAME_HEADER + PAGE

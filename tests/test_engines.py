@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, StaticPool
 
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
-from sessionware.record import Lifetime
+from sessionware.record import Lifetime, new_revision
 from sessionware.store import SessionStore
 from tests.support.apps import counting
 from tests.support.clock import Clock
@@ -270,6 +270,18 @@ def test_a_forked_child_uses_connections_of_its_own(database: str, clock: Clock,
     assert ask(0)
     assert store.create({}) is not None
     store.database.engine.dispose()
+
+
+def test_forked_children_make_revisions_of_their_own() -> None:
+    """Or two workers would leave the same mark, and one would take the save of the other for its own."""
+    reading, writing = os.pipe()
+    for _ in range(3):
+        assert _join(_fork(lambda: os.write(writing, b"%d\n" % new_revision()) > 0))
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        made = {*map(int, told), new_revision()}
+
+    assert len(made) == 4
 
 
 def test_a_forked_child_may_write_while_its_parent_does(sqlite: str, clock: Clock) -> None:

@@ -1,5 +1,6 @@
 """When a session ends: tables at the boundaries."""
 
+import random
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,6 +193,16 @@ def test_revisions_are_random_and_fit_every_column() -> None:
     assert len(made) == 1000
     assert min(made) >= 0
     assert 2**62 < max(made) < 2**63
+
+
+def test_revisions_have_nothing_of_a_seed_that_the_application_sets() -> None:
+    """Workers that seed alike would take the save of another for their own."""
+    made = []
+    for _ in range(2):
+        random.seed(7)
+        made.append(new_revision())
+
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize(("moment", "hour"), [(0, 0), (3599, 0), (3600, 1), (7199, 1), (7200, 2)])

@@ -65,6 +65,8 @@ def store(database: str, clock: Clock) -> SessionStore:
         pytest.param(
             {"user_id": "\u00fc\U0001f600 %s :x {} \\ ' \" ;--", "data": "%s %(a)s :b ? \\' \\u0000"}, id="sql"
         ),
+        pytest.param({"user_id": "3 4 5"}, id="user-of-numbers"),
+        pytest.param({"user_id": "7  8", "expiry": 600}, id="user-of-numbers-and-an-expiry"),
         pytest.param({"user_id": "x" * 255, "data": "\\" * 70_000}, id="long"),
     ],
 )
