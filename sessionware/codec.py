@@ -137,7 +137,22 @@ def _plain_json(values: dict[str, Any]) -> str | None:
         return None
     if b"~" in encoded and b'"~' in encoded:  # one byte is found forty times faster than two
         return None
-    return encoded.decode("ascii") if encoded.isascii() else _ascii_json(values)
+    return encoded.decode("ascii") if encoded.isascii() else _in_ascii(encoded) or _ascii_json(values)
+
+
+# The first bytes, in UTF-8, of what JSON escapes as two surrogates.
+_ASTRAL = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4")
+
+
+def _in_ascii(encoded: bytes) -> str | None:
+    """Return JSON with its other characters escaped, in half the time of writing it anew; None if it cannot be.
+
+    Python escapes them as \\xe4 or \\u6f22, of which JSON knows the second.
+    """
+    if (b"\\" in encoded and b"\\\\" in encoded) or any(byte in encoded for byte in _ASTRAL):
+        return None
+    escaped = encoded.decode().encode("ascii", "backslashreplace")
+    return escaped.replace(b"\\x", b"\\u00").decode("ascii")
 
 
 def _ascii_json(tree: dict[str, Any]) -> str:

@@ -67,9 +67,10 @@ def _binder(order: Sequence[str] | None, constants: Mapping[str, Any]) -> Callab
         return lambda values: values
     if not order:
         return lambda values: ()
-    if len(order) == 1:
-        return lambda values: (values[order[0]],)
-    return itemgetter(*order)
+    if len(order) > 1:
+        return itemgetter(*order)
+    (name,) = order
+    return lambda values: (values[name],)
 
 
 class Execute:

@@ -221,6 +221,31 @@ def test_equal_sets_are_equal_text_in_every_process() -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("\u00e4", "\x80\xff\u0100\uffff", "\u6f22\u5b57 x", "\U0001f600", "\U0010ffff\u00e4", "\x7f\u00e4"),
+        *(
+            "\\\u00e4",
+            "\u00e4\\",
+            "\\xe4 \u00e4",
+            "\\\\u00e4\u00fc",
+            '"\u00e4"',
+            '\u00e4\\"',
+            "\u00e4\n\t\x1f",
+            "\u00e4~",
+        ),
+    ],
+    ids=ascii,
+)
+def test_other_alphabets_are_escaped_as_json_escapes_them(text: str) -> None:
+    """Among them what Python, which helps with it, would escape in other words."""
+    stored = CODEC.encode({text: [text, {"k": text}]})
+
+    assert stored.isascii()
+    assert json.loads(stored) == CODEC.decode(stored) == {text: [text, {"k": text}]}
+
+
 def test_plain_values_stay_readable() -> None:
     """What people look up with ``data::jsonb ->> 'user'`` is no riddle."""
     session = {"user": "ann", "cart": [1, 2.5, None, True], "price": {"~": 1}}
