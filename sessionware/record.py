@@ -4,11 +4,8 @@ All times are whole epoch seconds, UTC: no time zones, no 2038, one comparison o
 """
 
 import os
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import NamedTuple
 
 HOUR = 3600
@@ -107,11 +104,13 @@ class Lifetime:
         )
 
 
-_chance = random.Random()  # our own: an application may seed the shared one alike in all its processes
-os.register_at_fork(after_in_child=_chance.seed)
+def new_revision() -> int:
+    """Return a random revision: what a save leaves behind, and by which it knows itself again.
 
-new_revision: Callable[[], int] = partial(_chance.getrandbits, 63)
-"""Return a random revision: what a save leaves behind, and by which it knows itself again. No secret."""
+    From the operating system: servers fork without telling Python, and two workers that make the same
+    revisions would each take the save of the other for their own.
+    """
+    return int.from_bytes(os.urandom(8), "big") >> 1
 
 
 def purge_hour(expires_at: int) -> int:
