@@ -84,12 +84,13 @@ def http_command(database: str, peers: bool, quick: bool, repetitions: int, json
 @main.command("scale")
 @click.option("--database", type=click.Choice(["sqlite", "postgresql", "all"]), default="all", show_default=True)
 @click.option("--rows", default="100000,1000000", show_default=True, help="Table sizes, with commas between.")
+@click.option("--purge-seconds", default=600, show_default=True, help="The longest that one purge may take.")
 @json_option
-def scale_command(database: str, rows: str, json_file: str | None) -> None:
+def scale_command(database: str, rows: str, purge_seconds: int, json_file: str | None) -> None:
     """Measure sessionware on many rows: lookup, save, list, purge and who waits for it."""
     sizes = [int(size) for size in rows.split(",")]
     kinds = "all" if database == "all" else database
-    results = on_each(kinds, lambda kind: scale.run(kind, sizes) if kind in scale.KINDS else {})
+    results = on_each(kinds, lambda kind: scale.run(kind, sizes, purge_seconds) if kind in scale.KINDS else {})
     finish({"scale": results}, json_file)
 
 
