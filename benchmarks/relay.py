@@ -39,7 +39,7 @@ class Relay:
             for key, _ in self._selector.select(timeout=0.1):
                 if key.data is None:
                     self._accept()
-                elif key.fd in self._selector.get_map():  # not hung up a moment ago
+                elif self._selector.get_map().get(key.fd) is key:  # else hung up a moment ago
                     self._pass_on(key.fileobj, *key.data)  # type: ignore[arg-type]
 
     def _accept(self) -> None:

@@ -54,12 +54,7 @@ class Connections:
         except BaseException:
             connection.invalidate()  # a greenlet or worker is being killed: nobody knows what is under way here
             raise
-        if restore is None and pool is self._engine.pool and not self._waiting and len(self.idle) < self._most_idle:
-            self.idle.append(connection)
-            if self._waiting:
-                self._pass_one_on()
-        else:
-            self._give_back(connection, pool, restore)
+        self._give_back(connection, pool, restore)
         return result
 
     def drop_all(self) -> None:
@@ -132,14 +127,8 @@ class Connections:
             connection.close()
             return
         self.idle.append(connection)
-        if self._waiting:
-            self._pass_one_on()
-
-    def _pass_one_on(self) -> None:
-        """Let whoever began to wait meanwhile have a connection: they wait at the pool."""
-        kept = self._idle_one()
-        if kept is not None:
-            kept.close()
+        if self._waiting and (kept := self._idle_one()) is not None:
+            kept.close()  # who began to wait meanwhile waits at the pool
 
     def _return_after(self, failed: Failed, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
         kind = failed.trouble.kind

@@ -128,10 +128,7 @@ class Database:
         return self.connections.leave_to_parent()
 
     def _new_turn(self) -> Any:
-        """Return what the writers of this process queue at, on SQLite.
-
-        Its own busy handler is unfair and sleeps up to 100 ms between two looks.
-        """
+        """Return what the writers of this process queue at, on SQLite: its own busy handler knows no queue."""
         return threading.RLock() if self.dialect.name == "sqlite" else None
 
     def _within(self, connection: Connection, work: Callable[[Execute], T]) -> T:

@@ -16,7 +16,7 @@ SUPPORTED = ("sqlite", "postgresql", "mysql", "mariadb")
 
 _CONNECT_SECONDS = 5
 _LOCK_SECONDS = 5
-_BUSY_SECONDS = 0.005  # then `Database` asks again: left alone, SQLite would sleep up to 100 ms between two looks
+_BUSY_SECONDS = 0.005  # then `Database` tries again: left alone, SQLite sleeps up to 100 ms between two looks
 _ANSWER_SECONDS = 15
 _POOL_SECONDS = 10
 
