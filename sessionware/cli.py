@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from .database import TableMissing
 from .engine import in_memory
 from .errors import ConfigurationError, StoreUnavailable
+from .purge import MOST_A_BATCH
 from .store import SessionStore
-from .table import MOST_A_BATCH, TABLE_NAME
+from .table import TABLE_NAME
 
 Function = Callable[..., None]
 Options = dict[str, str]

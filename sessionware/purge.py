@@ -8,6 +8,13 @@ from .record import purge_hour
 from .statement import Statement
 from .table import Statements, numbered
 
+# What one statement may have as parameters is limited; SQLite is the strictest, with 32 766.
+MOST_A_BATCH = 10_000
+
+# What is purged lies anywhere in the table: a thousand rows are two thousand pages. On SQLite nobody else writes
+# for the 20 ms that they take, and the disk is busy for 30 ms more. So a batch is deleted in parts.
+_MOST_AT_ONCE = 100
+
 _LONGEST_REST = 0.05  # seconds: most of what took longer was spent on waiting for others
 
 Run = Callable[[Statement, Mapping[str, Any]], Any]
@@ -49,7 +56,7 @@ def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, 
     dead = sorted(bytes(digest) for digest, end in due if end <= now)
     used = sorted(bytes(digest) for digest, end in due if end > now)
     deleted = 0
-    at_once = min(size, sql.most_deleted_at_once)
+    at_once = min(size, _MOST_AT_ONCE)
     for part in _parts(dead, at_once):
         deleted += run(sql.delete_expired_of(at_once), numbered(part, at_once) | {"now": now})
         if sql.checkpoint is not None:

@@ -18,11 +18,11 @@ from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
-from .purge import Run, remove_expired
+from .purge import MOST_A_BATCH, Run, remove_expired
 from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
 from .schema import create_table
 from .statement import Execute
-from .table import MOST_A_BATCH, TABLE_NAME, Statements, make_table, numbered
+from .table import TABLE_NAME, Statements, make_table, numbered
 
 _PAGE = 1000
 

@@ -75,14 +75,6 @@ def numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
     return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
 
 
-# SQLite has one writer at a time, and what is purged lies anywhere: a thousand rows are two thousand pages, 20 ms to
-# change and 30 ms to copy back from the log, which is done by whoever writes next unless the purge does it.
-_MOST_IN_SQLITE = 250
-
-# What one statement may have as parameters is limited; SQLite is the strictest, with 32 766.
-MOST_A_BATCH = 10_000
-
-
 def _unqualified(table: sa.Table) -> Any:
     """Return the columns of *table* as attributes, without its name before theirs: MySQL parses every text anew."""
     return SimpleNamespace(**{column.name: sa.column(column.name, column.type) for column in table.columns})
@@ -198,9 +190,9 @@ class Statements:
 
     def _make_purging(self) -> None:
         c, hour = self._c, _p("hour", sa.Integer)
-        sqlite = self._dialect.name == "sqlite"
-        self.most_deleted_at_once = _MOST_IN_SQLITE if sqlite else MOST_A_BATCH
-        self.checkpoint = self._make(sa.text("PRAGMA wal_checkpoint(PASSIVE)")) if sqlite else None
+        # SQLite has whoever writes next copy a long log back, unless the one who wrote it does.
+        checkpoint = self._make(sa.text("PRAGMA wal_checkpoint(PASSIVE)"))
+        self.checkpoint = checkpoint if self._dialect.name == "sqlite" else None
         self.count_expired = self._make(self._select(sa.func.count()).where(c.purge_hour <= hour, self._expired))
         self.list_due = self._make(
             self._select(c.digest, c.expires_at)

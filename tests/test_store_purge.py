@@ -235,15 +235,14 @@ def test_a_purge_says_what_it_removed(database: str, clock: Clock) -> None:
     assert [(event.kind, event.reason) for event in events] == [("purged", "12 rows")]
 
 
-def test_a_purge_holds_the_one_lock_of_sqlite_for_a_moment_only(sqlite: str, clock: Clock) -> None:
-    """A batch goes in parts, and copies its part of the log back, which the next writer would have to do."""
-    store = SessionStore(sqlite, clock=clock)
-    store.create_table()
-    put_many(store, [new_record(clock(), lives=-1) for _ in range(600)])
+def test_a_batch_goes_in_parts_that_nobody_waits_for_long(store: SessionStore, clock: Clock) -> None:
+    """On SQLite, where one writes at a time, each copies its part of the log back: the next writer would have to."""
+    part = ["DELETE", "PRAGMA"] if store.database.dialect.name == "sqlite" else ["DELETE"]
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(250)])
     removed: list[int] = []
 
     with statements(store.database.engine) as calls:
-        assert store.purge(on_batch=removed.append) == 600
+        assert store.purge(on_batch=removed.append) == 250
 
-    assert calls.verbs == ["SELECT", *["DELETE", "PRAGMA"] * 3]
-    assert removed == [600]
+    assert [verb for verb in calls.verbs if verb != "SELECT"] == part * 3
+    assert removed == [250]
