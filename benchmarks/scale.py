@@ -159,7 +159,7 @@ def _purge(store: Any, seconds: float) -> int:
 def _show(results: Sequence[Scale]) -> None:
     head = ["rows", "lookup us", "save us", "list by user us", "purged", "purge s", "rows purged a second"]
     show("Times (medians):", head, [_times(result) for result in results])
-    head = ["rows", "client", "median before", "median during", "longest before", "**longest during**"]
+    head = ["rows", "client", "median before", "median during", "p99.9 during", "longest before", "**longest during**"]
     rows = [_waits(result, who) for result in results for who in result.waits]
     show("Waits of a concurrent client in ms:", [*head, "requests during", "refused"], rows)
     show("Bytes per row:", ["rows", "what", "bytes"], _named(results, "bytes_per_row", "{:,.0f}"))
@@ -176,7 +176,7 @@ def _times(result: Scale) -> list[str]:
 
 def _waits(result: Scale, who: str) -> list[str]:
     waits = result.waits[who]
-    names = ("median_before", "median_during", "longest_before", "longest_during")
+    names = ("median_before", "median_during", "thousandth_during", "longest_before", "longest_during")
     times = [report.number(waits[name]) for name in names]
     return [f"{result.rows:,}", who, *times, f"{waits['requests_during']:,}", str(waits["refused"])]
 

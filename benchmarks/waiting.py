@@ -67,5 +67,6 @@ def _summary(waits: dict[bool, list[float]]) -> dict[str, float]:
         "longest_before": max(waits[False], default=0.0),
         "median_during": statistics.median(waits[True] or [0.0]),
         "longest_during": max(waits[True], default=0.0),
+        "thousandth_during": sorted(waits[True])[-(1 + len(waits[True]) // 1000)] if waits[True] else 0.0,
         "requests_during": len(waits[True]),
     }
