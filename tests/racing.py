@@ -17,7 +17,7 @@ from tests.support.clock import Clock
 from tests.support.databases import held
 from tests.support.gunicorn import Gunicorn
 from tests.support.meeting import Meeting
-from tests.support.rows import all_rows, new_record, put_many
+from tests.support.rows import all_rows, new_record, put
 from tests.support.visit import Visit
 
 SEED = int(os.environ.get("SESSIONWARE_TEST_SEED", random.randrange(2**32)))
@@ -200,7 +200,8 @@ def expired_rows_for(server: Gunicorn, store: SessionStore) -> Callable[[], None
     """Return the harm of a cleaner: expired rows, and a worker that is told to remove them."""
 
     def clean() -> None:
-        put_many(store, [new_record(time.time(), lives=-5) for _ in range(20)])
+        for _ in range(20):
+            put(store, new_record(time.time(), lives=-5))
         with suppress(OSError, http.client.HTTPException):
             server.request("/purge")
 
