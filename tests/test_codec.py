@@ -221,6 +221,18 @@ def test_equal_sets_are_equal_text_in_every_process() -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("last", [7, True, None, 1.5, float("inf"), (1,), {"a": (1,)}, [[(2,)]], b"x"], ids=repr)
+@pytest.mark.parametrize("many", [99, 100, 101, 1000])
+def test_one_of_many_is_as_faithful_as_one_alone(many: int, last: Any) -> None:
+    """Where there are many values their types are looked at together, and none of them is passed over."""
+    wide = [*range(many - 1), last]
+
+    assert exact(reload(wide)) == exact(wide)
+    assert exact(reload({str(key): value for key, value in enumerate(wide)})["0"]) == exact(0)
+    with pytest.raises(UnstorableValue, match="cannot be stored faithfully"):
+        CODEC.encode({"cart": [*wide, Number.ONE]})
+
+
 @pytest.mark.parametrize(
     "text",
     [
