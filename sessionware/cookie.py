@@ -10,7 +10,7 @@ from typing import Any
 from webob.cookies import make_cookie
 
 from .errors import ConfigurationError
-from .keys import KEY_LENGTH, KEY_PATTERN, is_key, new_key
+from .keys import KEY_LENGTH, is_key, new_key
 
 # Browsers keep 180 to 600 cookies for a host, and common servers take 8 KB in a header: a request with
 # more keys was written by hand, and has no visitor to log out.
@@ -21,7 +21,6 @@ MAX_AGE_LIMIT = 34_560_000
 
 MAX_HEADER_BYTES = 512
 
-_is_key = re.compile(KEY_PATTERN).fullmatch
 _is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_domain = re.compile(
     r"\.?[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?)*"
@@ -79,7 +78,7 @@ class SessionCookie:
             return None
         # The one good cookie that nearly every request brings, in a third of the time.
         key, after = rest[:KEY_LENGTH], rest[KEY_LENGTH:]
-        if before[-2:] in _BEFORE_A_PAIR and after[:1] in _AFTER_A_PAIR and wanted not in after and _is_key(key):
+        if before[-2:] in _BEFORE_A_PAIR and after[:1] in _AFTER_A_PAIR and wanted not in after and is_key(key):
             return (key,)
         pairs = [pair.strip(" \t") for pair in header.split(";") if wanted in pair]
         values = [pair[len(wanted) :] for pair in pairs if pair.startswith(wanted)]

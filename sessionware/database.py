@@ -85,12 +85,8 @@ class Database:
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        try:
-            return self.connections.lend(statement.run, values)
-        except Failed as failed:
-            trouble = failed.trouble
-        return self._recover(trouble, statement.run, values, deadline, repeatable=True)
+        rows: list[Any] = self._insist(statement.run, values, None, repeatable=True)
+        return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
         """Run one change and return how many rows it hit.

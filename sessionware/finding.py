@@ -82,7 +82,7 @@ class Finding:
     def _find_one(self, key: str) -> Found | None:
         digest = keys.digest(key)
         record = self._store.load(digest)
-        if record is not None and record.is_live(int(self._settings.clock())):
+        if record is not None and record.is_live(self.now()):
             return key, digest, record
         self._nothing_live({digest: key}, {} if record is None else {digest: record})
         return None

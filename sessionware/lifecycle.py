@@ -91,10 +91,8 @@ class Lifecycle(Finding):
 
         *dirty*: the values may have changed. *demanded*: the application asks for a row even if it is empty.
         """
-        if not self._resolved:
-            self.resolve()
-        record, values = self.record, self.values
-        assert values is not None, "resolve gives the values"
+        self.resolve()
+        record, values = self.record, self.open()
         if record is None:
             wanted = demanded or bool(values) or self.user_id is not None
             return self._encode(values) if wanted and not self.is_shut() else None

@@ -125,9 +125,8 @@ class SessionMiddleware:
         body: Iterable[bytes] | None = None
         try:
             body = self.app(environ, exchange.start_response)
-            if exchange.waits and type(body) is list:  # no code of the application is left to run
-                if session.life is not None or self._settings.extend_always:
-                    return self._send_whole(body, exchange, session, environ)
+            if exchange.waits and session.life is None and type(body) is list and not self._settings.extend_always:
+                # Untouched, and no code of the application is left to run: the short way out.
                 session.headers_sent, session.store_at_once = True, exchange.status < "5"
                 start_response(exchange.status, exchange.headers)
                 return body
@@ -216,20 +215,10 @@ class SessionMiddleware:
             "(gunicorn: --forwarded-allow-ips); for development pass cookie_secure=False."
         )
 
-    def _send_whole(
-        self, body: list[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
-    ) -> Iterable[bytes]:
-        status = exchange.status
-        headers = self.process_response(environ, status, exchange.headers)
-        exchange.decided, exchange.waits = True, False
-        session.store_at_once = status < "5"
-        exchange.server_start(status, headers)
-        return ClosingList(body, self._purge) if self._purge_is_due() else body
-
     def _hand_over(
         self, body: Iterable[bytes], exchange: Exchange, session: Session, environ: "WSGIEnvironment"
     ) -> Iterable[bytes]:
-        complete = is_complete(body, environ.get("wsgi.file_wrapper"))
+        complete = type(body) is list or is_complete(body, environ.get("wsgi.file_wrapper"))
         if not exchange.started:
             if complete:
                 if not isinstance(body, list | tuple):

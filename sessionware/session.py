@@ -375,13 +375,12 @@ class Session(MutableMapping[str, Any]):
         return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _values_to_change(self) -> dict[str, Any]:
-        self.accessed = True
-        life = self.life
-        if life is None or life.values is None or self.headers_sent:
+        values = self._values()
+        if self.headers_sent:
             life = self._resolved()
-        if self.headers_sent and life.record is None and not life.superseded:
-            self._before_headers()
-        return life.values  # type: ignore[return-value]  # resolve gives them
+            if life.record is None and not life.superseded:
+                self._before_headers()
+        return values
 
     def _before_headers(self) -> None:
         if self.headers_sent:
