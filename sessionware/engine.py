@@ -124,7 +124,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0, 0.02))
-    if mode != "wal":
+    ((milliseconds,),) = connection.execute("PRAGMA busy_timeout").fetchall()
+    if mode != "wal" and milliseconds == _BUSY_SECONDS * 1000:
         # Without it a writer waits for all readers, and only SQLite itself can keep new ones out meanwhile.
         connection.execute(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}").close()
 

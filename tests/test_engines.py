@@ -405,6 +405,7 @@ def _join(child: int) -> bool:
         pytest.param("", 5, id="ours"),
         pytest.param("?timeout=10", 10_000, id="theirs"),
         pytest.param("?uri=true&mode=memory&cache=shared", 5000, id="no log"),
+        pytest.param("?uri=true&mode=memory&cache=shared&timeout=10", 10_000, id="no log, theirs"),
     ],
 )
 def test_sqlite_itself_waits_for_a_lock_as_long_as_this(sqlite: str, options: str, milliseconds: int) -> None:
