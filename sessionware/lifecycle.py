@@ -55,6 +55,7 @@ class Lifecycle(Finding):
         self.forced = False  # the application says that it has changed something
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
+        self._aside = False  # a save is under way for which no cookie is sent
         self._resolved = False
 
     def open(self) -> Values:
@@ -116,17 +117,21 @@ class Lifecycle(Finding):
         else:
             self._overwrite(text)
 
-    def save_early(self, text: str) -> None:
-        """Store as `save` does, while the request goes on.
+    def save_aside(self, text: str) -> None:
+        """Store as `save` does, while the request goes on or after its headers have left.
 
-        The cookie of a session that keeps its key is not sent for that: by the time the response leaves,
-        the browser may have got a newer one.
+        No cookie is sent for that unless key or expiry change: by the time the response leaves, the
+        browser may have got a newer one. So the use is not noted either, or the next one, which can have
+        the cookie sent, would not be due.
         """
         before, due = self.record, self.cookie_due
-        keeps_key = before is not None and self.next_key is None
-        self.save(text)
-        if keeps_key and before is not None and self.record is not None:
-            self.cookie_due = due or self._settings.lifetime.renews_cookie(before, self.record)
+        self._aside = before is not None and self.next_key is None and self.expiry == before.expiry
+        try:
+            self.save(text)
+        finally:
+            aside, self._aside = self._aside, False
+        if aside and self.record is not None:
+            self.cookie_due = due
 
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
@@ -149,7 +154,13 @@ class Lifecycle(Finding):
             now = max(now, old.used_at)  # a clock that was set back takes nothing from the session
         created = now if old is None or self.restarts else old.created_at
         end = self._settings.lifetime.expires_at(created, now, self.expiry)
+        if old is not None and self._aside:
+            now, end = old.used_at, self._end_aside(old, end)
         return Record(text, self._settings.codec.format, new_revision(), self.user_id, created, now, end, self.expiry)
+
+    def _end_aside(self, old: Record, end: int) -> int:
+        """Return when a session ends that is written without its cookie: at *end*, if its key came back before."""
+        return old.expires_at if self._settings.lifetime.is_unconfirmed(old) else end
 
     def _create(self, text: str) -> None:
         draft = self._draft(text)
@@ -325,9 +336,8 @@ class Lifecycle(Finding):
             self._interrupt(None)  # another release has rewritten it meanwhile
         result = change(values)
         now = max(self.now(), found.used_at)
-        end = self._settings.lifetime.expires_at(found.created_at, now, found.expiry)
-        draft = found._replace(data=self._encode(values), revision=new_revision(), used_at=now, expires_at=end)
-        return draft, result
+        end = self._end_aside(found, self._settings.lifetime.expires_at(found.created_at, now, found.expiry))
+        return found._replace(data=self._encode(values), revision=new_revision(), expires_at=end), result
 
     def _rebase(self, draft: Record) -> None:
         """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
@@ -337,7 +347,6 @@ class Lifecycle(Finding):
         adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
         if self.expiry == self.record.expiry:
             self.expiry = draft.expiry
-        self.cookie_due = self.cookie_due or self._settings.lifetime.renews_cookie(self.record, draft)
         self.record = draft
         if self.outcome is _READ:
             self.outcome = _SAVED

@@ -87,18 +87,16 @@ class Lifetime:
         ends_with_browser = self.browser if expiry is None else expiry == 0
         return None if ends_with_browser else max(seconds, 0)
 
-    def renews_cookie(self, before: Record, after: Record) -> bool:
-        """Return whether a session in use needs its cookie sent again: once in a twentieth of the idle timeout."""
-        step = max(self.idle_of(after.expiry) // 20, 1)
-        passed = (after.used_at - after.created_at) // step - (before.used_at - after.created_at) // step
-        return passed > 0 or before.expiry != after.expiry
-
     def is_due(self, record: Record, now: int) -> bool:
         """Return whether a use is worth a write: 5 % of the idle timeout have passed, or the key is back at last."""
         if record.expiry is not None and record.expiry < 0:
             return False
         if (now - record.used_at) * 20 >= (record.expiry or self.idle):
             return True
+        return self.is_unconfirmed(record)
+
+    def is_unconfirmed(self, record: Record) -> bool:
+        """Return whether the key of *record* had not come back when it was last written."""
         return self.unconfirmed is not None and record.expires_at < self.expires_at(
             record.created_at, record.used_at, record.expiry
         )

@@ -205,7 +205,7 @@ class Session(MutableMapping[str, Any]):
         life = self._resolved()
         text = life.pending(dirty=True, demanded=True)
         if text is not None or life.is_shut():
-            life.save_early(text or "")
+            life.save_aside(text or "")
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
@@ -316,7 +316,8 @@ class Session(MutableMapping[str, Any]):
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
-            life.save(text)
+            store = life.save if extend else life.save_aside
+            store(text)
         elif life.record is not None:
             if extend:
                 life.touch()

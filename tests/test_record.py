@@ -159,33 +159,6 @@ def test_a_key_that_is_back_makes_an_extension_due(
     assert not LIFETIME.is_due(row, used + 1)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "renews"),
-    [
-        pytest.param({"used_at": 130}, {"used_at": 149}, False, id="within the first twentieth"),
-        pytest.param({"used_at": 149}, {"used_at": 150}, True, id="into the second"),
-        pytest.param({"used_at": 150}, {"used_at": 199}, False, id="within the second"),
-        pytest.param({"used_at": 100}, {"used_at": 250}, True, id="three at once"),
-        pytest.param({"used_at": 150}, {"used_at": 149}, False, id="a clock that went back"),
-        pytest.param({"used_at": 110}, {"used_at": 110}, False, id="the same second"),
-        pytest.param({"used_at": 110}, {"used_at": 110, "expiry": 1000}, True, id="another expiry"),
-        pytest.param({"used_at": 147}, {"used_at": 148}, False, id="shortly before the second"),
-        pytest.param({"used_at": 103, "expiry": 100}, {"used_at": 104, "expiry": 100}, False, id="4 of 100"),
-        pytest.param({"used_at": 104, "expiry": 100}, {"used_at": 105, "expiry": 100}, True, id="5 of 100"),
-        pytest.param({"used_at": 103, "expiry": 39}, {"used_at": 104, "expiry": 39}, True, id="a second is the least"),
-        pytest.param({"used_at": 102, "expiry": 10}, {"used_at": 103, "expiry": 10}, True, id="and not none"),
-        pytest.param({"used_at": 103, "expiry": 59}, {"used_at": 104, "expiry": 59}, True, id="2 of 59 are whole"),
-    ],
-)
-def test_a_cookie_is_sent_again_once_in_a_twentieth(
-    before: dict[str, Any], after: dict[str, Any], renews: bool
-) -> None:
-    """Counted from the creation, so that of parallel requests one sends it, and not each."""
-    born = record()._replace(created_at=100)
-
-    assert LIFETIME.renews_cookie(born._replace(**before), born._replace(**after)) is renews
-
-
 def test_revisions_are_random_and_fit_every_column() -> None:
     """63 bits: the largest number that all engines hold, and chance enough."""
     made = {new_revision() for _ in range(1000)}

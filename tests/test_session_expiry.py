@@ -1,11 +1,12 @@
 """When a session ends: what set_expiry takes, what the getters answer, and that cookie and row agree."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from tests.support.apps import Site, opened
+from tests.support.apps import KEY, PLAIN, Site, as_list, opened
 from tests.support.clock import START, Clock
 
 IDLE = 1000
@@ -248,6 +249,65 @@ def test_use_is_written_down_from_five_per_cent_on(site: Site, passed: int, exte
     assert [f"Max-Age={IDLE}" in line for line in reply.set_cookies] == [True] * extends
     assert reply.header("Cache-Control") == ("no-store" if extends else None)
     assert site.look(lambda session: session.get_expiry_date()) == moment(passed + IDLE)
+
+
+def _count(values: Any) -> None:
+    values["n"] = values.get("n", 0) + 1
+
+
+def _count_in_the_stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    session = environ[KEY]
+    session.setdefault("n", 0)
+    start_response("200 OK", list(PLAIN))
+    yield b"a"
+    _count(session)
+
+
+WITHOUT_COOKIE = {
+    "save": as_list(lambda session: (_count(session), session.save())),
+    "atomic": as_list(lambda session: session.atomic(_count)),
+    "in a stream": _count_in_the_stream,
+}
+
+
+@pytest.mark.parametrize("app", WITHOUT_COOKIE.values(), ids=WITHOUT_COOKIE)
+def test_a_save_without_a_cookie_does_not_put_off_the_next_cookie(sqlite: str, app: Any) -> None:
+    """Else who comes every few minutes is logged out, since only their row is extended."""
+    site = Site(sqlite, app, bare=True, idle_timeout=IDLE, absolute_timeout=None, purge_interval=None)
+    for visits in range(300):
+        reply = site.browser.get("/")
+
+        assert site.store.read(_key(site)) == {"n": visits + 1}
+        assert len(reply.set_cookies) == (visits % 5 == 0)
+        site.clock.advance(IDLE // 100)
+
+
+SAVES = {
+    "save": lambda session: (session.update(a=2), session.save()),
+    "atomic": lambda session: session.atomic(lambda values: values.update(a=2)),
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+def test_a_save_without_a_cookie_extends_the_row(site: Site, save: Any) -> None:
+    """A cookie that goes with the browser has no end: there the row alone says that the session is in use."""
+    site.visit(lambda session: session.login("ann"))
+    site.clock.advance(10)
+    site.visit(save)
+    (live,) = site.store.sessions_of("ann")
+
+    assert live.expires_at == moment(10 + IDLE)
+
+
+def test_a_save_while_the_body_is_sent_confirms_no_session(sqlite: str) -> None:
+    """What confirms it is the use for which the longer cookie can be sent."""
+    site = Site(sqlite, _count_in_the_stream, bare=True, unconfirmed_timeout=60)
+    site.browser.get("/")
+    site.clock.advance(59)
+    assert site.store.exists(_key(site))
+    site.clock.advance(1)
+
+    assert not site.store.exists(_key(site))
 
 
 def test_a_clock_set_back_takes_nothing(site: Site) -> None:

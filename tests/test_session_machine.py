@@ -33,7 +33,7 @@ class Model:
         self.values: dict[str, Any] = {}
         self.user: str | None = None
         self.stored = False
-        self.created = self.ends = 0
+        self.created = self.ends = self.cookie_ends = 0
         self.expiry: int | None = None
 
     def forget(self) -> None:
@@ -46,9 +46,21 @@ class Model:
         self.use(now)
 
     def use(self, now: float) -> None:
-        """Note a use that was written down."""
+        """Note a use that was written down, and the cookie that was sent for it."""
+        self.extend(now)
+        self.cookie_ends = self.ends
+
+    def extend(self, now: float) -> None:
+        """Note that the row was extended."""
         idle = IDLE if self.expiry is None else self.expiry
         self.ends = min(int(now) + idle, int(self.created) + ABSOLUTE)
+
+    def store_aside(self, now: float) -> None:
+        """Note a save in the middle of a request: of a session that is there already, it sends no cookie."""
+        if self.stored:
+            self.extend(now)
+        else:
+            self.store(now)
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -110,16 +122,16 @@ class SessionMachine(RuleBasedStateMachine):
             session[name] = deepcopy(second)
 
         self.request(act)
-        for value in (first, second):
+        for value, store in ((first, self.model.store_aside), (second, self.model.store)):
             before = repr(self.model.values)
             self.model.values[name] = value
-            self.note_change(before)
+            self.note_change(before, store)
 
     @rule(name=names, value=leaves)
     def atomic(self, name: str, value: Any) -> None:
         self.request(lambda session: session.atomic(lambda found: found.__setitem__(name, value)))
         self.model.values[name] = value
-        self.model.store(self.site.clock())
+        self.model.store_aside(self.site.clock())
 
     @rule()
     def flush(self) -> None:
@@ -180,7 +192,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.stored)
     @rule()
     def wait_until_the_last_second(self) -> None:
-        self.site.clock.now = max(self.site.clock.now, self.model.ends - 1)
+        self.site.clock.now = max(self.site.clock.now, self.model.cookie_ends - 1)
 
     @precondition(lambda self: self.model.stored)
     @rule()
@@ -212,18 +224,25 @@ class SessionMachine(RuleBasedStateMachine):
 
             assert (record.created_at, record.expires_at) == (self.model.created, self.model.ends)
 
+    @invariant()
+    def the_browser_keeps_the_cookie_as_long_as_the_last_use_that_was_noted_says(self) -> None:
+        if hasattr(self, "site") and self.model.stored:
+            (cookie,) = self.site.browser.jar.stored.values()
+
+            assert cookie.expires == self.model.cookie_ends
+
     def change(self, do: Do) -> None:
         """Do the same to session and model."""
         before = repr(self.model.values)
         self.request(do)
         do(self.model.values)
-        self.note_change(before)
+        self.note_change(before, self.model.store)
 
-    def note_change(self, before: str) -> None:
+    def note_change(self, before: str, store: Callable[[float], None]) -> None:
         """Note the save that a change leads to: none without a change, and none for an empty new session."""
         changed = repr(self.model.values) != before
         if changed if self.model.stored else self.model.values:
-            self.model.store(self.site.clock())
+            store(self.site.clock())
 
     def request(self, do: Any) -> None:
         """Make a request that first compares the session with the model, and then does something to it."""
@@ -248,7 +267,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.old_keys.add(key)
 
     def notice_the_end(self) -> None:
-        if self.model.stored and self.site.clock() >= self.model.ends:
+        if self.model.stored and self.site.clock() >= self.model.cookie_ends:
+            self.site.clock.now = max(self.site.clock.now, self.model.ends)  # the row may outlive the cookie
             self.retire()
             self.model.forget()
 
