@@ -18,7 +18,7 @@ from .servers import Database
 from .workloads import WORKLOADS
 
 COUNTED = ("W1", "W2", "W3")
-REQUESTS = 100
+REQUESTS = 2000
 PATIENCE = 600.0  # seconds for one run
 BASELINE = "none"
 
