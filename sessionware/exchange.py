@@ -75,7 +75,8 @@ class Exchange:
         if exc_info is None:
             return self.server_start(status, headers)
         write = self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
-        self.status = status
+        if not self.failed:  # a failure before counts: nothing was stored for it
+            self.status = status
         return write
 
     def _write(self, data: bytes) -> None:

@@ -28,6 +28,7 @@ class Finding:
         self.key: str | None = None
         self.digest = b""
         self.superseded = False
+        self.unreadable = b""  # the digest of a live row that does not decode here
         self.stale = False  # a cookie of ours was sent, and names no live session
         self.rivals: tuple[bytes, ...] = ()  # all digests offered, where nobody can tell which is the visitor's
 
@@ -50,7 +51,7 @@ class Finding:
         try:
             values = self.decode(record)
         except Undecodable as error:
-            self.stale = True
+            self.stale, self.unreadable = True, digest
             self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
             return {}
         self.key, self.digest, self.record = key, digest, record

@@ -7,13 +7,14 @@ import random
 import time
 from collections.abc import Callable
 from enum import Enum
+from threading import RLock
 from typing import NoReturn, TypeVar
 
 from . import keys
-from .codec import Undecodable
+from .codec import TaggedJSON, Undecodable
 from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable
 from .finding import Finding, Values
-from .merge import adopt, merge
+from .merge import Merged, adopt, merge, same
 from .record import Record, new_revision
 from .settings import SessionSettings
 
@@ -51,12 +52,14 @@ class Lifecycle(Finding):
         self.next_key: str | None = None  # set while a rotation or a login waits for the save
         self.admitted_at: float | None = None  # when cycle_key or login was called
         self.restarts = False  # a login: the absolute timeout begins anew
+        self.new = False  # begun by this request: its key has not come back yet
         self.cleared = False  # everything stored is to go, whatever other requests have added
         self.forced = False  # the application says that it has changed something
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
         self._aside = False  # a save is under way for which no cookie is sent
         self._resolved = False
+        self._finding = RLock()  # the same thread may come again: a hook that looks at the session
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -67,8 +70,13 @@ class Lifecycle(Finding):
 
     def resolve(self) -> None:
         """Find out, once, which session the cookie names. Raises StoreUnavailable, and may be called again then."""
+        if not self._resolved:
+            with self._finding:
+                self._resolve()
+
+    def _resolve(self) -> None:
         if self._resolved:
-            return
+            return  # by another thread of the request
         loaded = self.find()
         self._resolved = True
         if self.values is None:
@@ -101,7 +109,13 @@ class Lifecycle(Finding):
         if not decided and not dirty:
             return None
         text = self._encode(values)
-        return text if decided or text != record.data else None
+        return text if decided or self._differs(text, record) else None
+
+    def _differs(self, text: str, record: Record) -> bool:
+        if text == record.data:
+            return False
+        # A codec that encrypts gives equal values another text each time.
+        return type(self._settings.codec) is TaggedJSON or not same(self.open(), self.decode(record))
 
     def save(self, text: str) -> None:
         """Store *text*, the encoded values, and whatever else waits: a new key, a login, an expiry.
@@ -156,7 +170,12 @@ class Lifecycle(Finding):
         end = self._settings.lifetime.expires_at(created, now, self.expiry)
         if old is not None and self._aside:
             now, end = old.used_at, self._end_aside(old, end)
-        return Record(text, self._settings.codec.format, new_revision(), self.user_id, created, now, end, self.expiry)
+        draft = Record(text, self._settings.codec.format, new_revision(), self.user_id, created, now, end, self.expiry)
+        return self._unconfirmed(draft) if old is None or self.new else draft
+
+    def _unconfirmed(self, draft: Record) -> Record:
+        end = self._settings.lifetime.first_end(draft)
+        return draft if end == draft.expires_at else draft._replace(expires_at=end)
 
     def _end_aside(self, old: Record, end: int) -> int:
         """Return when a session ends that is written without its cookie: at *end*, if its key came back before."""
@@ -164,11 +183,9 @@ class Lifecycle(Finding):
 
     def _create(self, text: str) -> None:
         draft = self._draft(text)
-        end = self._settings.lifetime.first_end(draft)
-        if end != draft.expires_at:
-            draft = draft._replace(expires_at=end)
         self.key, self.digest = self._store.insert_new(draft, self.next_key)
         self._stored(draft, _CREATED)
+        self.new = True
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
             self._check_admission([keys.handle(self.digest)], moved=False)
@@ -232,6 +249,9 @@ class Lifecycle(Finding):
         if self.expiry == self.record.expiry:
             self.expiry = found.expiry
         self.record = found
+        self._report_merge(merged)
+
+    def _report_merge(self, merged: Merged) -> None:
         reason = f"{len(merged.conflicts)} keys changed on both sides"
         self._settings.events.emit("merged", keys.handle(self.digest), self.user_id, reason)
 
@@ -261,7 +281,11 @@ class Lifecycle(Finding):
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         since = self.admitted_at
-        if since is None or not self._store.revoked_since(self.user_id, since, handles, moved=moved):
+        if since is None:
+            return
+        self.cookie_due = False  # should the answer not come, nobody gets a key that may be a revoked user's
+        if not self._store.revoked_since(self.user_id, since, handles, moved=moved):
+            self.cookie_due = True
             return
         self._store.delete(self.digest)
         self._settings.events.emit("ended", keys.handle(self.digest), self.user_id, "revoked")
@@ -280,6 +304,8 @@ class Lifecycle(Finding):
         self.resolve()
         if self.is_shut():
             raise SessionInterrupted(ended=False)
+        if self.cleared and self.record is not None:
+            self.save_aside(self._encode(self.open()))  # *change* is to see nothing of what is to go
         if self.record is None:
             return self._atomic_new(change)
         found: Record | None = self.record
@@ -299,8 +325,9 @@ class Lifecycle(Finding):
     def _atomic_new(self, change: Callable[[Values], T]) -> T:
         values = self._settings.codec.decode(self._encode(self.open()))
         result = change(values)
-        self._create(self._encode(values))
-        adopt(self.open(), values)
+        self.save(self._encode(values))
+        if self.record is not None:
+            adopt(self.open(), values)
         return result
 
     def _atomic_locked(self, change: Callable[[Values], T]) -> T:
@@ -343,8 +370,10 @@ class Lifecycle(Finding):
         """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
         assert self.record is not None, "only a stored session is rebased"
         theirs = self.decode(draft)
-        base = theirs if self.cleared else self.decode(self.record)
-        adopt(self.open(), merge(base, self.open(), theirs, self._settings.on_conflict).values)
+        merged = merge(self.decode(self.record), self.open(), theirs, self._settings.on_conflict)
+        adopt(self.open(), merged.values)
+        if merged.conflicts:
+            self._report_merge(merged)
         if self.expiry == self.record.expiry:
             self.expiry = draft.expiry
         self.record = draft
@@ -363,7 +392,7 @@ class Lifecycle(Finding):
         self.resolve()
         if self.superseded:
             raise SessionInterrupted(ended=False)
-        if self.rivals:
+        if self.rivals or self.unreadable:
             self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
         values = self.open()
         if self.user_id not in (None, user_id):
@@ -397,7 +426,7 @@ class Lifecycle(Finding):
         A database that fails here fails nobody: the values have been read, and the next use tries again.
         """
         record, now, lifetime = self.record, self.now(), self._settings.lifetime
-        if record is None or now < record.used_at:
+        if record is None or self.new or now < record.used_at:
             return
         if not (self._settings.extend_always or lifetime.is_due(record, now)):
             return
@@ -441,13 +470,15 @@ class Lifecycle(Finding):
                 self.resolve()
             offered = self.offered[0] if self.offered and not self._resolved else None
             key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
+            digest = self.unreadable if key is None else keys.digest(key)
         finally:
-            self._forget()
+            with self._finding:  # or a thread that looks up the session just now would bring it back
+                self._forget()
             self.outcome = _ENDED
         if superseded:
             self._leave_to_its_new_key()
-        if key is not None:
-            self._delete(keys.digest(key), user_id, reason)
+        if digest:
+            self._delete(digest, user_id, reason)
         if rivals:
             self._delete_rivals(rivals, reason)
 
@@ -473,5 +504,5 @@ class Lifecycle(Finding):
     def _forget(self) -> None:
         self.values, self._resolved = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
-        self.digest, self.rivals = b"", ()
-        self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = False
+        self.digest, self.unreadable, self.rivals = b"", b"", ()
+        self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = self.new = False

@@ -112,13 +112,26 @@ def _essence(value: Any) -> Any:
     return kind, value
 
 
-def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:
-    """Change *mine* to equal *merged* in place, so that references the application holds stay good."""
+def adopt(mine: dict[Any, Any], merged: dict[Any, Any], seen: set[int] | None = None) -> None:
+    """Change *mine* to equal *merged* in place, so that references the application holds stay good.
+
+    *seen* holds the identities of what was met: one object may stand under two keys, and can equal but one of them.
+    """
+    seen = set() if seen is None else seen
     for key in [key for key in mine if key not in merged]:
         del mine[key]
     for key, value in merged.items():
         old = mine.get(key, MISSING)
-        if type(old) is dict and type(value) is dict:
-            adopt(old, value)
-        elif not same(old, value):
+        first, kind = id(old) not in seen, type(old)
+        seen.add(id(old))
+        if first and kind is dict and type(value) is dict:
+            adopt(old, value, seen)
+        elif same(old, value):
+            continue
+        elif first and kind is list and type(value) is list:
+            old[:] = value
+        elif first and kind is set and type(value) is set:
+            old.intersection_update(value)
+            old.update(value)
+        else:
             mine[key] = value

@@ -135,6 +135,7 @@ class SessionMiddleware:
             elif exchange.started:
                 exchange.send_headers()
         except StopIteration:
+            session.headers_sent = True
             session.commit_late()  # so applications tell gunicorn that they have hijacked the connection
             raise
         except _ANSWERED as error:
@@ -143,6 +144,7 @@ class SessionMiddleware:
                 raise
             return self._answer(error, session, environ, start_response)
         except BaseException:
+            session.headers_sent = True  # should this environ be served again, then with a new session
             _close(body)
             raise
         return self._hand_over(body, exchange, session, environ)
@@ -163,7 +165,8 @@ class SessionMiddleware:
             return headers  # the application has put something else there: it is in charge
         if status < "5":
             if session.life is not None:
-                session.commit()
+                # What a 304 cannot tell the browser is left to the next answer.
+                session.commit(extend=self._settings.extend_always or not status.startswith("304"))
             elif self._settings.extend_always:
                 session.extend_unused()
         session.headers_sent = True
@@ -172,7 +175,11 @@ class SessionMiddleware:
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
         session = environ.get(self.environ_key)
-        return self._dress(session, environ, status, headers) if isinstance(session, Session) else headers
+        if not isinstance(session, Session):
+            return headers
+        if status >= "5":
+            session.store_at_once = False
+        return self._dress(session, environ, status, headers)
 
     def _dress(self, session: Session, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         life = session.life
@@ -222,6 +229,7 @@ class SessionMiddleware:
         if not exchange.started:
             if complete:
                 if not isinstance(body, list | tuple):
+                    session.headers_sent = True
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
@@ -273,10 +281,12 @@ class SessionMiddleware:
         if not isinstance(error, SessionInterrupted):
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
-        life = session.life
-        # A fault never takes anybody's cookie; but who asked to be logged out is, in the browser at least.
-        if life is not None and not life.superseded and life.is_over():
-            headers = set_cookie(headers, self.cookie.name, self.cookie.clear())
+        # A fault takes nobody's cookie. But a key that is stored already is the only way to its session, and who
+        # asked to be logged out is, in the browser at least.
+        cookie = None if session.life is None else self._cookie_after(session.life, answer.status)
+        if cookie is not None:
+            headers = set_cookie(headers, self.cookie.name, cookie)
+        session.headers_sent = True
         start_response(answer.status, headers)
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
 

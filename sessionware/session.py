@@ -124,9 +124,12 @@ class Session(MutableMapping[str, Any]):
 
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Set all pairs of *other* and *more*; counts as a change even without any."""
-        self._values_to_change().update(other, **more)
-        self._hand_out()
-        self._changed()
+        values = self._values_to_change()
+        try:
+            values.update(other, **more)
+        finally:  # of pairs that are none, the good ones before them are set
+            self._hand_out()
+            self._changed()
 
     def clear(self) -> None:
         """Drop all values, without loading them; key and row stay."""
@@ -311,12 +314,16 @@ class Session(MutableMapping[str, Any]):
     def commit(self, *, extend: bool = True) -> None:
         """Store what has changed, or else, with *extend*, extend what was used. Raises as `save` does."""
         life = self.life
-        if life is None or (life.values is None and not life.forced):
+        if life is None:
+            return
+        if life.values is None and not life.forced:
+            if extend and self._settings.extend_always:
+                life.touch_unseen()
             return
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
-            store = life.save if extend else life.save_aside
+            store = life.save_aside if self.headers_sent else life.save
             store(text)
         elif life.record is not None:
             if extend:
@@ -400,6 +407,8 @@ class Session(MutableMapping[str, Any]):
         self._handed_out = True
 
     def _commit_when_gone(self) -> None:
+        if not self.store_at_once:
+            return  # the answer has become an error meanwhile
         try:
             self.commit_late()
         except SessionwareError as error:

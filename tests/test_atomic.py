@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from sessionware import (
+    Session,
+    SessionEvent,
     SessionInterrupted,
     SessionMiddleware,
     SessionStore,
@@ -241,3 +243,88 @@ def test_an_acknowledgement_lost_on_the_wire_is_not_counted_twice(any_server: st
         assert proxy.losses == 3
         assert middleware.store.read(key) == {"count": 3}
         middleware.store.database.engine.dispose()
+
+
+GOING = {
+    "clear": lambda session: session.clear(),
+    "login of another user": lambda session: session.login("bob"),
+    "clear after a login": lambda session: (session.login("ann"), session.clear()),
+}
+
+
+@pytest.mark.parametrize("go", GOING.values(), ids=GOING)
+def test_a_change_sees_nothing_of_what_is_to_go(database: str, go: Callable[[Session], object]) -> None:
+    """Else one user's values are shown to the next (CVE-2014-0482), and the change is thrown away with them."""
+    middleware = middleware_on(database)
+    key = middleware.store.create({**VALUES, "secret": "ann's"}, "ann")
+    seen: list[dict[str, Any]] = []
+
+    def change(values: dict[str, Any]) -> None:
+        seen.append(dict(values))
+        increment(values)
+
+    visit = Visit(middleware, key)
+    go(visit.session)
+    visit.session.atomic(change)
+    visit.session["late"] = True
+    stored = visit.end().cookie or key
+
+    assert seen == [{}]
+    assert middleware.store.read(stored) == {"count": 1, "late": True}
+    assert middleware.store.count() == 1
+
+
+def test_nothing_of_one_user_is_left_in_the_session_of_another(sqlite: str) -> None:
+    """Not by a page that fails after its login either: what was stored is the new user's, under a new key."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create(VALUES, "ann")
+    visit = Visit(middleware, key)
+    visit.session.login("bob")
+    visit.session.atomic(increment)
+    cookie = visit.end(status="500 Oops").cookie
+
+    assert middleware.store.read(key) is None
+    assert middleware.store.read(str(cookie)) == {"count": 1}
+    assert middleware.store.sessions_of("ann") == []
+
+
+def test_a_new_session_that_has_ended_already_is_not_stored(sqlite: str) -> None:
+    """An expiry in the past ends it, whichever way it was to be stored."""
+    middleware = middleware_on(sqlite)
+    visit = Visit(middleware, None)
+    visit.session.set_expiry(-1)
+    visit.session.atomic(increment)
+
+    assert visit.end().cookie is None
+    assert middleware.store.count() == 0
+
+
+def test_a_conflict_with_what_was_stored_meanwhile_is_told(sqlite: str) -> None:
+    """The later save wins, and an event says so, also where atomic was the first to meet the other one."""
+    events: list[SessionEvent] = []
+    middleware = middleware_on(sqlite, on_event=events.append)
+    key = middleware.store.create({"name": "base"})
+    visit = Visit(middleware, key)
+    visit.session["name"] = "mine"
+    other = Visit(middleware, key)
+    other.session["name"] = "theirs"
+    other.end()
+    visit.session.atomic(increment)
+    visit.end()
+
+    assert middleware.store.read(key) == {"name": "mine", "count": 1}
+    assert [event.reason for event in events if event.kind == "merged"] == ["1 keys changed on both sides"]
+
+
+def test_a_list_the_application_holds_stays_good(sqlite: str) -> None:
+    """As dictionaries do: what is added to it after atomic is stored."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create({"list": [1], "set": {1, 2}})
+    visit = Visit(middleware, key)
+    items, numbers = visit.session["list"], visit.session["set"]
+    visit.session.atomic(lambda values: (values["list"].append(2), values["set"].symmetric_difference_update({2, 3})))
+    items.append(3)
+    numbers.add(4)
+    visit.end()
+
+    assert middleware.store.read(key) == {"list": [1, 2, 3], "set": {1, 3, 4}}

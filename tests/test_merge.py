@@ -215,6 +215,28 @@ def test_adopting_keeps_dictionaries_the_application_holds(mine: Values, merged:
             assert mine[name] is value
 
 
+@given(mine=sessions, merged=sessions, names=st.lists(st.sampled_from("abcd"), max_size=3))
+def test_adopting_makes_it_equal_where_one_object_stands_twice(mine: Values, merged: Values, names: list[str]) -> None:
+    """As with "same as the shipping address": what was merged into one of them must not go into both."""
+    shared: Any = {"street": "A", "lines": [1]}
+    mine |= dict.fromkeys(names, shared)
+    before = exact(merged)
+    adopt(mine, merged)
+
+    assert exact(mine) == exact(merged) == before
+
+
+@pytest.mark.parametrize("kind", [list, set, dict])
+def test_adopting_keeps_containers_the_application_holds(kind: Any) -> None:
+    """A list or set is filled anew."""
+    held = kind({1: 1, 2: 2})
+    mine = {"held": held}
+    adopt(mine, {"held": kind({2: 2, 3: 3})})
+
+    assert mine == {"held": kind({2: 2, 3: 3})}
+    assert mine["held"] is held
+
+
 def test_adopting_keeps_what_is_unchanged() -> None:
     """Not only dictionaries: a list that nobody changed stays the list that was handed out."""
     items = [1, [2]]

@@ -84,3 +84,19 @@ def test_references_the_application_holds_stay_good_after_a_merge(sqlite: str) -
     visit.end()
 
     assert middleware.store.read(key) == {"deep": {"x": 1, "mine": 1, "theirs": 2, "late": 3}}
+
+
+def test_a_value_that_stands_twice_takes_part_in_a_merge_twice(sqlite: str) -> None:
+    """As with "billing is the same as shipping": the other request's change of one of them is not lost for that."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    key = middleware.store.create({"shipping": {"street": "A"}, "billing": {"street": "A"}})
+    visit = Visit(middleware, key)
+    visit.session["billing"] = visit.session["shipping"]
+    other = Visit(middleware, key)
+    other.session["shipping"]["phone"] = "1"
+    other.end()
+    visit.session["more"] = 1
+    visit.end()
+
+    shipping = {"street": "A", "phone": "1"}
+    assert middleware.store.read(key) == {"shipping": shipping, "billing": {"street": "A"}, "more": 1}

@@ -142,6 +142,37 @@ def test_s58_rows_of_robots_go_before_those_of_visitors(sqlite: str, pause: int)
     assert site.store.exists(user)
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(lambda session: (session.update(a=1), session.save()), id="save"),
+        pytest.param(lambda session: (session.update(a=1), session.save(), session.update(b=1)), id="save and change"),
+        pytest.param(lambda session: (session.update(a=1), session.save(), session.cycle_key()), id="save and rotate"),
+        pytest.param(lambda session: session.atomic(lambda values: values.update(a=1)), id="atomic"),
+        pytest.param(lambda session: [session.atomic(lambda values: values.update(a=1))] * 2, id="atomic twice"),
+    ],
+)
+@pytest.mark.parametrize("always", [False, True], ids=["", "save_every_request"])
+def test_s58_no_way_to_begin_a_session_confirms_it(sqlite: str, begin: Any, always: bool) -> None:
+    """However often a robot's first request writes: only a key that comes back makes a visitor of it."""
+    site = Site(sqlite, unconfirmed_timeout=600, save_every_request=always)
+    robot, visitor = site.visit(begin).key, site.visit(begin).key
+    site.visit(look, visitor)
+    site.clock.advance(600)
+
+    assert not site.store.exists(str(robot))
+    assert site.store.exists(str(visitor))
+
+
+def test_s58_a_user_who_logs_in_at_once_is_none_of_them(sqlite: str) -> None:
+    """Also where the session was stored before the login."""
+    site = Site(sqlite, unconfirmed_timeout=600)
+    user = site.visit(lambda session: (session.update(a=1), session.save(), session.login("ada"))).key
+    site.clock.advance(600)
+
+    assert site.store.exists(str(user))
+
+
 SIZES = [
     pytest.param({"a": "x" * (CAP - 7)}, id="one byte too many"),
     pytest.param({"a": "x" * 1_000_000}, id="1 MB"),

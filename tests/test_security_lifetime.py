@@ -587,3 +587,84 @@ def test_the_interruption_says_whether_a_session_is_left(sqlite: str) -> None:
         during(site, key, look, lambda key=key, act=act: site.visit(act, key), page)  # type: ignore[misc]
 
     assert told == [True, False]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda session: (dict(session), session.flush()), id="read, then logout"),
+        pytest.param(leave, id="logout"),
+        pytest.param(lambda session: session.login("bob"), id="login"),
+    ],
+)
+def test_s40_a_logout_ends_what_this_process_cannot_read(sqlite: str, act: Act) -> None:
+    """Another release has written it, or one with a larger max_bytes: its key opens it there."""
+    larger = Site(sqlite)
+    smaller = Site(larger.store, max_bytes=100)
+    key = larger.begin(a="x" * 1000)
+    assert smaller.values(key) == {}
+    assert larger.values(key) != {}, "who only looks ends nothing"
+    visit = smaller.visit(act, key)
+
+    assert visit.reply.status == 200
+    assert larger.values(key) == {}
+    assert larger.store.count() == (not visit.clears)
+
+
+def _fail_with(act: Act) -> Act:
+    def page(session: Session) -> None:
+        act(session)
+        raise StoreUnavailable("The database cannot be reached.")
+
+    return page
+
+
+@pytest.mark.parametrize(
+    ("act", "user"),
+    [
+        pytest.param(lambda session: (session.update(a=1), session.save()), None, id="saved"),
+        pytest.param(lambda session: (session.login("ada"), session.save()), "ada", id="logged in"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_an_outage_after_a_save_takes_nobodys_key(sqlite: str, act: Act, user: str | None, known: bool) -> None:
+    """What is stored under a new key is lost to its visitor unless the 503 brings that key."""
+    site = Site(sqlite)
+    key = site.begin(a=1) if known else None
+    visit = site.visit(_fail_with(act), key)
+
+    assert visit.reply.status == 503
+    assert visit.reply.header("Cache-Control") == "no-store"
+    assert site.visit(lambda session: (session.get("a"), session.user_id), visit.key or key).value in (
+        (1, user),
+        (None, user),
+    )
+    assert site.store.count() == 1
+
+
+@pytest.mark.parametrize("act", [write, rotate, look], ids=["write", "rotate", "look"])
+def test_an_outage_before_any_save_sends_no_key(sqlite: str, act: Act) -> None:
+    """There is none that would open anything."""
+    site = Site(sqlite)
+    key = site.begin(a=1)
+
+    assert site.visit(_fail_with(act), key).set_cookie is None
+    assert site.visit(_fail_with(act)).set_cookie is None
+    assert site.values(key) == {"a": 1}
+
+
+@pytest.mark.parametrize("look_at", ["session_key", "handle", "is_empty", "accessed", "outcome", "user_id", "nothing"])
+def test_save_every_request_extends_whatever_was_looked_at(sqlite: str, look_at: str) -> None:
+    """An application that logs the key of each request must not log its users out by that."""
+    site = timed(sqlite, save_every_request=True)
+    key = site.begin(a=1)
+
+    def page(session: Session) -> None:
+        found = getattr(session, look_at, None)
+        if callable(found):
+            found()
+
+    for _ in range(3):
+        site.clock.advance(IDLE - 1)
+        assert site.visit(page, key).key == key
+    assert site.store.exists(key)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import secrets
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sessionware import Session
+from sessionware import Session, TaggedJSON
 from tests.support.apps import NOWHERE, Site, opened
 from tests.support.clock import START
 from tests.support.counting import statements
@@ -277,3 +278,42 @@ def test_is_empty_means_neither_key_nor_values(site: Site, key: str) -> None:
 
 def site_idle(site: Site) -> Any:
     return opened(site, None).get_expiry_date() - datetime.fromtimestamp(site.clock(), UTC)
+
+
+class Sealed(TaggedJSON):
+    """As an encryption does, give equal values another text each time."""
+
+    format = 7
+
+    def encode(self, values: dict[str, Any]) -> str:
+        return secrets.token_hex(8) + super().encode(values)
+
+    def decode(self, text: str) -> dict[str, Any]:
+        return super().decode(text[16:])
+
+
+def test_a_codec_that_encrypts_makes_no_change_of_a_look(sqlite: str) -> None:
+    """Each read of a list would be a write, and could be interrupted as one."""
+    site = Site(sqlite, codec=Sealed())
+    key = site.store.create({"items": [1], "a": 1})
+    session = opened(site, key)
+    with statements(site.store.database.engine) as calls:
+        assert session["items"] == [1]
+        assert not session.modified
+        session["a"] = 1
+        session.commit()
+
+    assert calls.verbs == ["SELECT"]
+    session["items"].append(2)
+    session.commit()
+    assert site.store.read(key) == {"items": [1, 2], "a": 1}
+
+
+def test_an_update_that_fails_half_way_has_happened_half_way(site: Site, key: str) -> None:
+    """What the request sees is what is stored."""
+    session = opened(site, key)
+    with pytest.raises(TypeError):
+        session.update([("a", 2), 5])
+    session.commit()
+
+    assert dict(session) == site.store.read(key) == {"a": 2, "items": [1]}

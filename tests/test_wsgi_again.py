@@ -116,6 +116,90 @@ def test_threads_of_one_request_share_its_session(site: Site, monkeypatch: pytes
     assert site.values(key) == {"a": 0, "k0": 0, "k1": 1}
 
 
+def test_an_environ_that_is_served_again_after_an_error_is_a_request_of_its_own(sqlite: str) -> None:
+    """A middleware that tries again, as for a deadlock: the second run begins with what is stored, and is stored."""
+    runs: list[Any] = []
+
+    def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        body = counting(environ, start_response)
+        runs.append(body)
+        if len(runs) % 2:
+            raise ConnectionError
+        return body
+
+    def again(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with suppress(ConnectionError):
+            return app(environ, start_response)
+        return app(environ, start_response)
+
+    app = SessionMiddleware(inner, sqlite)
+    key = call(again).cookies[NAME]
+    reply = call(again, cookie=f"{NAME}={key}")
+
+    assert (reply.text, app.store.read(key)) == ("2", {"n": 2})
+    assert runs == [[b"1"], [b"1"], [b"2"], [b"2"]]
+
+
+def test_an_environ_that_is_served_again_after_an_outage_is_a_request_of_its_own(sqlite: str) -> None:
+    """The 503 was an answer too."""
+    outages = iter([StoreUnavailable("The database cannot be reached.")])
+
+    def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        body = counting(environ, start_response)
+        for outage in outages:
+            raise outage
+        return body
+
+    app = SessionMiddleware(inner, sqlite)
+    key = app.store.create({})
+    request = Request.blank("/", headers={"Cookie": f"{NAME}={key}"})
+
+    assert request.get_response(app).status_code == 503
+    assert request.get_response(app).text == "1"
+
+
+@pytest.mark.parametrize(
+    ("act", "user"),
+    [
+        pytest.param(lambda session: session.login("ann"), "ann", id="login"),
+        pytest.param(lambda session: session.flush(), None, id="logout"),
+    ],
+)
+def test_a_thread_that_looks_the_session_up_does_not_undo_what_another_does(
+    site: Site, act: Callable[[Session], Any], user: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login would be lost without a word, and a logout interrupted, by a look that had begun before."""
+    key = site.begin(a=1)
+    asked, acted = threading.Event(), threading.Event()
+    load = site.store.load
+
+    def slow(digest: bytes) -> Any:
+        monkeypatch.undo()
+        found = load(digest)
+        asked.set()
+        acted.wait(0.5)  # in vain where who acts waits for who looks
+        return found
+
+    def page(session: Session) -> Any:
+        looking, acting = (
+            threading.Thread(target=session.keys),
+            threading.Thread(target=lambda: (act(session), acted.set())),
+        )
+        monkeypatch.setattr(site.store, "load", slow)
+        looking.start()
+        asked.wait(PATIENCE)
+        acting.start()
+        looking.join(PATIENCE)
+        acting.join(PATIENCE)
+        return session.user_id
+
+    visit = site.visit(page, key)
+
+    assert (visit.reply.status, visit.value) == (200, user)
+    assert site.store.read(key) is None
+    assert len(site.store.sessions_of("ann")) == site.store.count() == (user is not None)
+
+
 @pytest.mark.parametrize("body", [iter, lambda items: iter(tuple(items))], ids=["of a list", "of a tuple"])
 def test_a_bare_iterator_is_handed_over_as_it_is(sqlite: str, body: Any) -> None:
     """No code of the application runs in it: untouched is untouched."""

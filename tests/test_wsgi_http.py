@@ -78,6 +78,30 @@ def test_a_304_gets_no_cookie_for_a_mere_touch(site: Site, action: Any, on_204: 
     assert seen == [on_204, on_304]
 
 
+def test_a_304_does_not_put_off_the_cookie_of_the_next_page(sqlite: str) -> None:
+    """Who polls with conditional requests between two pages is logged out else, by a browser that had no cookie."""
+    site = Site(sqlite, idle_timeout=1000, absolute_timeout=None)
+    site.visit(write)
+    for _ in range(100):
+        for seconds, status in ((25, "304 Not Modified"), (25, "304 Not Modified"), (1, "200 OK")):
+            site.clock.advance(seconds)
+            reply = site.visit(read, status, PLAIN if status == "200 OK" else [])
+
+        assert len(reply.set_cookies) == 1
+    assert site.look(read) == 1
+
+
+def test_a_304_extends_what_is_extended_always(sqlite: str) -> None:
+    """With save_every_request the next page sends the cookie anyway."""
+    site = Site(sqlite, idle_timeout=1000, save_every_request=True)
+    site.visit(lambda session: session.login("ann"))
+    site.clock.advance(10)
+    site.visit(read, "304 Not Modified", [])
+    (live,) = site.store.sessions_of("ann")
+
+    assert live.expires_at.timestamp() == site.clock() + 1000
+
+
 def test_a_change_behind_a_304_is_stored(site: Site) -> None:
     """W23: a response without a body is not one without a row."""
     site.visit(write)

@@ -1,5 +1,6 @@
 """start_response in all its forms, and what leaves the application before and after it (PEP 3333: W6-W16, W21, W22)."""
 
+import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -166,6 +167,53 @@ def test_an_error_after_the_first_byte_comes_out(sqlite: str, action: Any) -> No
 
     with pytest.raises(LookupError, match="broken"):
         Site(sqlite, app).browser.get()
+
+
+def test_what_failed_before_its_headers_stores_nothing_after_them(sqlite: str) -> None:
+    """A login whose page became an error sent no cookie: stored late, it would leave its user with a dead key."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ[KEY].login("bob")
+        start_response(ERROR, list(PLAIN))
+        return recovered(start_response)
+
+    def recovered(start_response: Any) -> Iterator[bytes]:
+        with_error(start_response, "200 OK")
+        yield b"fine"
+
+    middleware = SessionMiddleware(app, sqlite)
+    key = middleware.store.create({"a": 1})
+    reply = call(middleware, cookie=f"__Host-sessionid={key}")
+
+    assert (reply.status, reply.set_cookies) == (200, [])
+    assert middleware.store.read(key) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "act", [write, lambda session: session["items"].append(1)], ids=["change", "inside of a value"]
+)
+def test_what_becomes_an_error_after_its_headers_stores_nothing(sqlite: str, act: Any) -> None:
+    """Also where the session is used while the body is sent, and nobody stands between body and server."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(PLAIN))
+        return stream(environ, start_response)
+
+    def stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        held = environ[KEY].get("items")
+        with_error(start_response)
+        act(environ[KEY])
+        yield b"sorry"
+        held.append(2)
+
+    middleware = SessionMiddleware(app, sqlite)
+    key = middleware.store.create({"items": [0]})
+    reply = call(middleware, cookie=f"__Host-sessionid={key}")
+    reply.iterable = None
+    gc.collect()  # what was handed out is looked at once more when the body has gone
+
+    assert reply.status == 500
+    assert middleware.store.read(key) == {"items": [0]}
 
 
 @pytest.mark.parametrize("shape", ["early", "late"])
