@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, StaticPool
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, SingletonThreadPool, StaticPool
 
-from .engine import enter_autocommit, in_memory
+from .engine import commit_of_listeners, enter_autocommit, in_memory
 from .statement import Connection, Failed
 from .trouble import Kind, diagnose
 
@@ -29,6 +29,7 @@ class Connections:
     def __init__(self, engine: sa.Engine, *, borrowed: bool) -> None:
         self._engine = engine
         self._borrowed = borrowed
+        self._shared = isinstance(engine.pool, StaticPool | SingletonThreadPool)
         self._most_idle = self._choose_most_idle()
         self._start_empty()
 
@@ -113,6 +114,8 @@ class Connections:
 
     def _borrow(self, connection: PoolProxiedConnection) -> Restore:
         try:
+            if not self._shared:
+                commit_of_listeners(connection.dbapi_connection, self._engine.dialect)
             return enter_autocommit(connection.dbapi_connection, self._engine.dialect)
         except Exception as error:
             raise Failed(error) from None
@@ -132,7 +135,8 @@ class Connections:
 
     def _return_after(self, failed: Failed, connection: PoolProxiedConnection, pool: Pool, restore: Restore) -> None:
         kind = failed.trouble.kind
-        if kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE) and not failed.unsafe:
+        harmless = kind in (Kind.TRANSIENT, Kind.DUPLICATE, Kind.NO_TABLE) or in_memory(self._engine.url)
+        if harmless and not failed.unsafe:
             self._give_back(connection, pool, restore)
             return
         connection.invalidate()

@@ -15,10 +15,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .connections import Connections
 from .engine import SUPPORTED, open_engine
 from .errors import ConfigurationError, StoreUnavailable
+from .events import logger
 from .statement import Connection, Execute, Failed, Statement
 from .trouble import Kind, Trouble
 
@@ -36,6 +38,9 @@ _LONGEST_PAUSE_SQLITE = 0.001
 # A transaction of ours always writes: SQLite must take its lock first, since a reader that becomes
 # a writer is refused at once, whatever its busy timeout.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
+
+# A server may be told to begin another one with each COMMIT (completion_type): what is written then, nobody commits.
+_END = dict.fromkeys(("mysql", "mariadb"), " AND NO CHAIN NO RELEASE")
 
 _MYSQL_LOCKS = (
     "SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), :name)), 0)",
@@ -78,14 +83,20 @@ class Database:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
         if self.dialect.is_async:
             raise ConfigurationError(f"database must have a driver for WSGI, which {self.dialect.driver} is not.")
+        if self.dialect.name != "sqlite" and isinstance(self.engine.pool, StaticPool | SingletonThreadPool):
+            raise ConfigurationError(
+                "database must have a pool that gives us a connection of our own: on one that is shared, each "
+                "statement of a session would be part of the application's transaction, or end it."
+            )
         self.connections = Connections(self.engine, borrowed=isinstance(database, sa.Engine))
         self._create_missing = create_missing
         self.turn = self._new_turn()
+        self._process = os.getpid()
         _databases.add(self)
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._insist(statement.run, values, None, repeatable=True)
+        rows: list[Any] = self._insist(statement.run, values, writes=False, repeatable=True)
         return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
@@ -94,7 +105,7 @@ class Database:
         With *repeatable* it is simply run again if the connection breaks; else that raises
         ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
         """
-        hit: int = self._insist(statement.run, values, self.turn, repeatable=repeatable)
+        hit: int = self._insist(statement.run, values, writes=True, repeatable=repeatable)
         return hit
 
     def transaction(self, work: Callable[[Execute], T]) -> T:
@@ -102,7 +113,7 @@ class Database:
 
         *work* starts anew after a deadlock. Raises as `write` does.
         """
-        return self._insist(self._within, work, self.turn, repeatable=False)
+        return self._insist(self._within, work, writes=True, repeatable=False)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -112,7 +123,7 @@ class Database:
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._insist(partial(self._while_locked, name), work, None, repeatable=True)
+        return self._insist(partial(self._while_locked, name), work, writes=False, repeatable=True)
 
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
@@ -121,7 +132,9 @@ class Database:
     def leave_to_parent(self) -> object:
         """Start a forked child with nothing of its parent's; return what must be kept alive there."""
         self.turn = self._new_turn()  # the old one may be held by a thread that is not there
-        return self.connections.leave_to_parent()
+        inherited = self.connections.leave_to_parent()
+        self._process = os.getpid()
+        return inherited
 
     def _new_turn(self) -> Any:
         """Return what the writers of this process queue at, on SQLite: its own busy handler knows no queue."""
@@ -152,10 +165,21 @@ class Database:
         try:
             return work(execute)
         finally:
-            _surely(partial(execute, unlock, {"name": name}))
+            _surely(partial(self._unlock, execute, unlock, name))
 
-    def _insist(self, step: Callable[[Connection, V], T], value: V, turn: Any, *, repeatable: bool) -> T:
-        """Run *step* with *value* once it has its *turn*, or as often as its troubles allow within our patience."""
+    def _unlock(self, execute: Execute, unlock: Statement, name: str) -> None:
+        if not execute(unlock, {"name": name})[0][0]:
+            logger.warning(
+                "The lock of the purge was taken on one connection of the server, and not released on another: "
+                "a pooler in transaction mode stands between. Pass purge_interval=None, and run "
+                "`sessionware purge` past the pooler."
+            )
+
+    def _insist(self, step: Callable[[Connection, V], T], value: V, *, writes: bool, repeatable: bool) -> T:
+        """Run *step* with *value*, in its turn if it *writes*, as often as its troubles allow within our patience."""
+        if os.getpid() != self._process:
+            _in_child()  # uWSGI forks without telling Python
+        turn = self.turn if writes else None
         if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
             raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
@@ -206,7 +230,8 @@ def _bounds(connection: Connection, dialect: sa.Dialect) -> tuple[str, str, str]
     """
     if dialect.name == "sqlite" and connection.in_transaction:
         return "SAVEPOINT sessionware", "RELEASE sessionware", "ROLLBACK TO sessionware"
-    return _BEGIN.get(dialect.name, "BEGIN"), "COMMIT", "ROLLBACK"
+    end = _END.get(dialect.name, "")
+    return _BEGIN.get(dialect.name, "BEGIN"), f"COMMIT{end}", f"ROLLBACK{end}"
 
 
 def _surely(step: Callable[[], object]) -> None:

@@ -68,6 +68,15 @@ def in_memory(url: sa.URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
+def commit_of_listeners(connection: Any, dialect: sa.Dialect) -> None:
+    """Commit what listeners of the application's pool have begun on *connection*, which nobody else has.
+
+    On SQLite our writes would be part of that, and go with the pool's rollback; psycopg would refuse autocommit.
+    """
+    if dialect.name in ("sqlite", "postgresql"):
+        connection.commit()
+
+
 def enter_autocommit(connection: Any, dialect: sa.Dialect) -> Callable[[], object] | None:
     """Switch a driver's *connection* to autocommit; return what switches it back exactly, None if nothing need.
 
@@ -119,7 +128,10 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         try:
             ((mode,),) = connection.execute("PRAGMA journal_mode=WAL").fetchall()
             break
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                mode = "that of a file that may only be read"
+                break
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:
                 raise
@@ -137,7 +149,8 @@ def _set_up_postgresql(connection: Any, _record: object) -> None:
 
 def _set_up_mysql(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}")
+        # The second is for what mysqldump and ALTER TABLE lock; it would be a day.
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}, lock_wait_timeout = {_LOCK_SECONDS}")
 
 
 _SET_UP = {

@@ -297,7 +297,10 @@ class SessionMiddleware:
             logger.error("Requests that use their session are answered with 503: %s", error)
 
     def _purge_is_due(self) -> bool:
-        return self._purge_seconds is not None and self._settings.clock() >= self._purge_at
+        if self._purge_seconds is None:
+            return False
+        remaining = self._purge_at - self._settings.clock()
+        return remaining <= 0 or remaining > self._purge_seconds  # the clock was set back
 
     def _purge(self) -> None:
         """Remove one batch of expired rows; a full batch means another soon."""
@@ -305,11 +308,11 @@ class SessionMiddleware:
             return
         self._purge_at = self._settings.clock() + self._purge_seconds
         try:
-            removed = self.store.purge(batch_size=_PURGE_BATCH, max_batches=1)
+            more = self.store.purge_some(_PURGE_BATCH)
         except StoreUnavailable as error:
             logger.warning("Expired sessions could not be removed: %s", error)
             return
-        if removed >= _PURGE_BATCH:
+        if more:
             self._purge_at = self._settings.clock() + _PURGE_SOON_SECONDS
 
 

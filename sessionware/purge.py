@@ -27,10 +27,11 @@ def remove_expired(
     batch_size: int,
     max_batches: int | None,
     on_batch: Callable[[int], object] | None,
-) -> int:
-    """Delete what had expired at *now*, in one to *max_batches* batches (None: all); return how many rows.
+) -> tuple[int, bool]:
+    """Delete what had expired at *now*, in one to *max_batches* batches (None: all).
 
-    *run* runs one statement in autocommit; *on_batch* is told how many each batch has removed.
+    Return how many rows went, and whether more may wait. *run* runs one statement in autocommit; *on_batch*
+    is told how many each batch has removed.
     """
     removed = batches = 0
     while True:
@@ -41,7 +42,7 @@ def remove_expired(
         if on_batch is not None and looked_at:
             on_batch(deleted)
         if looked_at < batch_size or batches == max_batches:
-            return removed
+            return removed, looked_at == batch_size
         _rest_since(began)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 HOUR = 3600
 FOREVER = 2**53
+FIRST_MOMENT = -62_135_596_800  # the beginning of the year 1
 LAST_MOMENT = 253_402_300_799  # the end of the year 9999
 
 # How long the place of a rotated session is kept, so that requests still under way with the old key
@@ -121,5 +122,5 @@ def purge_hour(expires_at: int) -> int:
 
 
 def as_datetime(moment: int) -> datetime:
-    """Return epoch seconds as an aware datetime in UTC; the last representable one if they lie beyond."""
-    return datetime.fromtimestamp(min(moment, LAST_MOMENT), UTC)
+    """Return epoch seconds as an aware datetime in UTC; the first or last representable one if they lie beyond."""
+    return datetime.fromtimestamp(max(min(moment, LAST_MOMENT), FIRST_MOMENT), UTC)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from .database import PATIENCE_SECONDS, Database, DuplicateKey
 from .errors import StoreUnavailable
-from .statement import Execute, Statement
+from .statement import Execute, Failed, Statement
 
 
 def create_table(database: Database, table: sa.Table) -> None:
@@ -48,10 +48,21 @@ class _Schema:
             raise StoreUnavailable("Another process is at it, and does not come to an end.", busy=True)
         try:
             for text in self.missing(run(self.look, self.names)):
-                run.plain(text)
+                _make(run, text)
         finally:
             if self._end is not None:
                 run(self._end, self.names)
+
+
+def _make(run: Execute, text: str) -> None:
+    """Run one step; a block of code is optional, and some roles may use no language for it."""
+    if not text.startswith("DO "):
+        return run.plain(text)
+    run.plain("SAVEPOINT before_code")
+    try:
+        run.plain(text)
+    except Failed:
+        run.plain("ROLLBACK TO SAVEPOINT before_code")
 
 
 def _steps(table: sa.Table, dialect: sa.Dialect) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
 from .database import ConnectionLost, Database, DuplicateKey, TableMissing
+from .engine import in_memory
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
 from .purge import MOST_A_BATCH, Run, remove_expired
@@ -79,7 +80,7 @@ class SessionStore:
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock
-        self._sql = Statements(self.table, self.database.dialect)
+        self._sql = Statements(self.table, self.database.dialect, has_log=not in_memory(self.database.engine.url))
 
     # Verbs of sessions
 
@@ -243,9 +244,8 @@ class SessionStore:
         that row and deleted it, or the mark was there before the question. A row that *moved* to a new key
         may have slipped past a revocation that had begun before: then those count that went on at *moment*.
         """
-        digests = [_mark_of(None)] if user_id is None else [_mark_of(None), _mark_of(user_id)]
         since, now = _microseconds(moment), int(self.clock())
-        for began, ended, expires_at, kept in self.database.read(self._sql.find_marks, numbered(digests, 2)):
+        for began, ended, expires_at, kept in self._marks_of(user_id):
             going_on = expires_at > now if ended is None else ended >= since
             if (began >= since or (moved and going_on)) and kept not in handles:
                 return True
@@ -348,9 +348,11 @@ class SessionStore:
         if span is None:
             raise ValueError("keep must be a handle or a session key.")
         low, high = span
+        if kept is not None:
+            self._keep_no_other(user, kept)
         stamp = self._mark(user, kept)
         ended = self.database.write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
-        self._finish_mark(user, stamp)
+        self._finish_mark(user, kept, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
         return ended
 
@@ -362,7 +364,7 @@ class SessionStore:
             digests = [bytes(row[0]) for row in page]
             ended += self.delete_any(digests)
             last = digests[-1]
-        self._finish_mark(None, stamp)
+        self._finish_mark(None, None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
         return ended
 
@@ -383,17 +385,25 @@ class SessionStore:
         if max_batches is not None:
             options.count("max_batches", max_batches)
         options.function("on_batch", on_batch)
+        removed, _ = self._purge(batch_size, max_batches, on_batch)
+        return removed
 
-        def work(run: Run) -> int:
-            return remove_expired(run, self._sql, int(self.clock()), batch_size, max_batches, on_batch)
+    def purge_some(self, size: int) -> bool:
+        """Remove one batch of expired rows; return whether more may wait. Raises StoreUnavailable."""
+        _, more = self._purge(size, 1, None)
+        return more
+
+    def _purge(self, size: int, max_batches: int | None, on_batch: Callable[[int], object] | None) -> tuple[int, bool]:
+        def work(run: Run) -> tuple[int, bool]:
+            return remove_expired(run, self._sql, int(self.clock()), size, max_batches, on_batch)
 
         try:
-            removed = self.database.elected(self.table.name, work)
+            removed, more = self.database.elected(self.table.name, work) or (0, False)
         except TableMissing:
-            return 0
+            return 0, False
         if removed:
             self.events.emit("purged", reason=f"{removed} rows")
-        return removed or 0
+        return removed, more
 
     def _live(self, session_key: str) -> Record | None:
         if not isinstance(session_key, str) or not keys.is_key(session_key):
@@ -406,19 +416,39 @@ class SessionStore:
 
         Its revision says when the revocation began, in microseconds, its expiry when it was complete.
         """
-        digest, stamp = _mark_of(user_id), _microseconds(time.time())
+        stamp = _microseconds(time.time())
         record = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
+        self._leave_mark(_mark_of(user_id, kept), record)
+        return stamp
+
+    def _leave_mark(self, digest: bytes, record: Record) -> None:
         values = _row(digest, record)
         for _ in range(keys.ATTEMPTS):
             if self.database.write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
-                return stamp
+                return
             if self.insert(digest, record):
-                return stamp
+                return
         raise StoreUnavailable("The revocation could not be recorded.")
 
-    def _finish_mark(self, user_id: str | None, stamp: int) -> None:
-        values = {"digest": _mark_of(user_id), "base": stamp, "p_expiry": _microseconds(time.time())}
+    def _finish_mark(self, user_id: str | None, kept: str | None, stamp: int) -> None:
+        values = {"digest": _mark_of(user_id, kept), "base": stamp, "p_expiry": _microseconds(time.time())}
         self.database.write(self._sql.finish_mark, values, repeatable=True)
+
+    def _keep_no_other(self, user_id: str, kept: str) -> None:
+        """Have an earlier revocation that kept another session keep none: that one ends now, and its mark goes."""
+        marks = self._marks_of(user_id)
+        whole = max((began for began, _, _, handle in marks if handle is None), default=0)
+        for began, ended, _, handle in marks:
+            if handle not in (None, kept) and began > whole:
+                record = _tombstone(int(self.clock()))._replace(revision=began, expiry=ended)
+                self._leave_mark(_mark_of(user_id), record)
+
+    def _marks_of(self, user_id: str | None) -> list[Any]:
+        """Return the marks of what was revoked of *user_id*, and of everybody."""
+        digests = [_mark_of(None)]
+        if user_id is not None:
+            digests += [_mark_of(user_id), _mark_of(user_id, kept="one")]
+        return self.database.read(self._sql.find_marks, numbered(digests, 3))
 
 
 _COLUMNS = [f"p_{name}" for name in Record._fields]
@@ -462,9 +492,12 @@ def _tombstone(now: int) -> Record:
     return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
 
 
-def _mark_of(user_id: str | None) -> bytes:
-    """Return the digest of a revocation's mark. No session key, having no space, can lead to it."""
-    subject = "all" if user_id is None else f"user {user_id}"
+def _mark_of(user_id: str | None, kept: str | None = None) -> bytes:
+    """Return the digest of a revocation's mark; one that *kept* a session has a mark beside that of one that did not.
+
+    No session key, having no space, can lead to it.
+    """
+    subject = "all" if user_id is None else f"user {user_id}" if kept is None else f"others of {user_id}"
     return hashlib.sha256(f"revoked {subject}".encode()).digest()
 
 

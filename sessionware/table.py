@@ -30,6 +30,13 @@ _USER_ID = sa.String(255).with_variant(
 )
 
 
+# Whatever the defaults of the server: others know no transactions, or no index on a user_id of this length.
+_INNODB: Any = {
+    f"{name}_{option}": value
+    for name in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("row_format", "DYNAMIC"))
+}
+
 # PostgreSQL compresses what is longer than 2 KB: with its default method that is most of the cost of a
 # save of 20 KB, with LZ4 a tenth of it. Builds without LZ4, and versions before 14, keep their default.
 _LZ4 = """DO $$ BEGIN
@@ -64,6 +71,7 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
         # Visitors who are nobody have no entry, and cost no write there; MySQL has no partial indexes.
         sa.Index(f"ix_{name}_user_id", user_id, postgresql_where=of_somebody, sqlite_where=of_somebody),
         sa.Index(f"ix_{name}_purge_hour", "purge_hour"),
+        **_INNODB,
     )
     ddl: Any = sa.DDL  # its signature has no types
     sa.event.listen(table, "after_create", ddl(_LZ4).execute_if(dialect="postgresql"))
@@ -112,12 +120,16 @@ def _unpacked(row: Sequence[Any]) -> Record:
 
 
 class Statements:
-    """The statements on one table, compiled once for one dialect. Values are named ``p_column``."""
+    """The statements on one table, compiled once for one dialect. Values are named ``p_column``.
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
+    *has_log*: SQLite keeps a log (WAL) that is to be copied back, or may.
+    """
+
+    def __init__(self, table: sa.Table, dialect: sa.Dialect, *, has_log: bool) -> None:
         self._table = table
         self._c = c = _unqualified(table)
         self._dialect = positional(dialect)
+        self._has_log = has_log and dialect.name == "sqlite"
         self._for_counts: dict[tuple[int, str], Statement] = {}
         self._everything = {column.name: _p(f"p_{column.name}", column.type) for column in table.columns}
         self._here = c.digest == _p("digest", c.digest.type)
@@ -186,13 +198,13 @@ class Statements:
         finished = sa.update(table).values(self._only(("expiry",)))
         self.finish_mark = self._make(finished.where(self._here, c.revision == _p("base")))
         mark = self._select(c.revision, c.expiry, c.expires_at, c.user_id)
-        self.find_marks = self._make(mark.where(c.digest.in_(self._digests(2))))
+        self.find_marks = self._make(mark.where(c.digest.in_(self._digests(3))))
 
     def _make_purging(self) -> None:
         c, hour = self._c, _p("hour", sa.Integer)
         # SQLite has whoever writes next copy a long log back, unless the one who wrote it does.
         checkpoint = self._make(sa.text("PRAGMA wal_checkpoint(PASSIVE)"))
-        self.checkpoint = checkpoint if self._dialect.name == "sqlite" else None
+        self.checkpoint = checkpoint if self._has_log else None
         self.count_expired = self._make(self._select(sa.func.count()).where(c.purge_hour <= hour, self._expired))
         self.list_due = self._make(
             self._select(c.digest, c.expires_at)

@@ -15,7 +15,7 @@ class Kind(Enum):
     TRANSIENT = auto()  # the database undid it and says: again
     NO_ROOM = auto()  # all connections of the pool were lent for as long as it waits
     LOST = auto()  # the connection is of no more use: broken, or its server has become read-only
-    DUPLICATE = auto()  # a key that exists
+    DUPLICATE = auto()  # a key, or a table, that exists
     NO_TABLE = auto()
     UNREACHABLE = auto()
     FATAL = auto()
@@ -40,7 +40,9 @@ _POSTGRESQL = {
     "57P01": Kind.LOST,  # ended by an administrator
     "57P02": Kind.LOST,  # the server is going down
     "25006": Kind.LOST,  # read-only: this server was the primary until a failover
+    "0A000": Kind.LOST,  # its prepared statements are of a table that has been altered since
     "23505": Kind.DUPLICATE,
+    "42P07": Kind.DUPLICATE,  # a table that exists
     "42P01": Kind.NO_TABLE,
 }
 
@@ -53,6 +55,7 @@ _MYSQL = {
     1792: Kind.LOST,  # read-only transaction
     1836: Kind.LOST,  # read-only
     1062: Kind.DUPLICATE,
+    1050: Kind.DUPLICATE,  # a table that exists
     1146: Kind.NO_TABLE,
 }
 

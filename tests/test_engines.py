@@ -1,17 +1,22 @@
 """Engines: the application's own is used and left as it was; a wrong URL is told at once; a fork shares nothing."""
 
+import ctypes
 import os
+import signal
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
 from sessionware.record import Lifetime, new_revision
+from sessionware.statement import Statement
 from sessionware.store import SessionStore
 from tests.support.apps import counting
 from tests.support.clock import Clock
@@ -250,19 +255,149 @@ def test_no_password_in_what_is_shown_of_a_store(wrap: Callable[[str], Any]) -> 
     assert SECRET not in repr((store, store.database, store.database.engine))
 
 
+@pytest.mark.parametrize("event", ["connect", "checkout"])
+@pytest.mark.parametrize("pool", [sa.QueuePool, NullPool], ids=["queue", "null"])
+def test_a_listener_that_begins_a_transaction_takes_no_write_with_it(
+    database: str, clock: Clock, event: str, pool: type[sa.Pool]
+) -> None:
+    """One SET, or one line of an audit, without a commit: the pool would roll back what we had stored after it."""
+    engine = sa.create_engine(database, poolclass=pool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE audit (n INTEGER)")
+
+    def listen(connection: Any, *_rest: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("INSERT INTO audit VALUES (1)")
+        cursor.close()
+
+    sa.event.listen(engine, event, listen)
+    store = SessionStore(engine, clock=clock)
+    keys = [store.create({"a": n}) for n in range(3)]
+    sa.event.remove(engine, event, listen)
+
+    assert [SessionStore(database, clock=clock).read(key) for key in keys] == [{"a": 0}, {"a": 1}, {"a": 2}]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool])
+def test_a_server_connection_that_is_shared_is_refused(networked: str, pool: type[sa.Pool]) -> None:
+    """There a look at a session would commit what the application has under way, or end it."""
+    engine = sa.create_engine(networked, poolclass=pool)
+
+    with pytest.raises(ConfigurationError, match="database must have a pool"):
+        SessionStore(engine)
+
+
+@pytest.mark.parametrize("make", [sa.create_engine, _one_for_all], ids=["default", "static"])
+def test_an_error_takes_no_database_in_memory_with_it(clock: Clock, make: Callable[[str], sa.Engine]) -> None:
+    """Closing the connection on which it happened would be the end of all tables of the application."""
+    engine = make("sqlite://")
+    store = SessionStore(engine, clock=clock)
+    store.create_table()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (n INTEGER)")
+        connection.exec_driver_sql(f"ALTER TABLE {store.table.name} DROP COLUMN expiry")
+    with pytest.raises(StoreUnavailable):
+        store.create({})
+
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM orders").scalar_one() == 0
+    engine.dispose()
+
+
+def test_a_purge_within_a_transaction_of_the_application_is_part_of_it(clock: Clock) -> None:
+    """In memory there is one connection, and no log that could be copied back."""
+    engine = _one_for_all("sqlite://")
+    store = SessionStore(engine, clock=clock)
+    store.create({})
+    clock.advance(30 * 86_400)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (n INTEGER)")
+        connection.exec_driver_sql("INSERT INTO orders VALUES (1)")
+
+        assert store.purge() == 1
+    engine.dispose()
+
+
+def test_a_file_that_may_only_be_read_is_read(sqlite: str, clock: Clock) -> None:
+    """Whatever its journal: its mode cannot be changed, and need not be."""
+    path = sqlite.removeprefix("sqlite:///")
+    writer = SessionStore(sqlite, clock=clock)
+    key = writer.create({"a": 1})
+    writer.database.connections.drop_all()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchall() == [("delete",)]
+    store = SessionStore(f"sqlite:///file:{path}?mode=ro&uri=true", clock=clock)
+
+    assert store.read(key) == {"a": 1}
+    with pytest.raises(StoreUnavailable):
+        store.create({})
+    store.database.engine.dispose()
+
+
+def test_mariadb_waits_for_no_lock_longer_than_for_a_row(mariadb: str) -> None:
+    """A backup locks tables, and by default a statement waits a day for that: long after its request was answered."""
+    store = SessionStore(mariadb)
+    values = store.database.read(
+        Statement(sa.text("SELECT @@lock_wait_timeout, @@innodb_lock_wait_timeout"), store.database.dialect), {}
+    )
+
+    assert [tuple(row) for row in values] == [(5, 5)]
+
+
+def test_what_a_server_begins_after_a_commit_keeps_nothing_back(mariadb: str, clock: Clock) -> None:
+    """With completion_type=CHAIN each COMMIT begins a transaction: all that is written after it would be lost."""
+    store = SessionStore(f"{mariadb}?init_command=SET%20completion_type%3D1", clock=clock)
+    digest = keys.digest(store.create({"a": 1}))
+    seen = store.load(digest)
+    assert seen is not None
+    new = random_digest()
+    assert store.rotate(digest, new, seen, seen.revision, int(clock()))
+    key = store.create({"b": 1})
+    elsewhere = SessionStore(mariadb, clock=clock)
+
+    assert elsewhere.load(new) == seen
+    assert elsewhere.read(key) == {"b": 1}
+
+
+def test_a_pooler_that_parts_a_lock_from_its_release_is_told_of(
+    any_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In transaction mode each statement may go to another connection of the server, and the lock stays on one."""
+    store = SessionStore(any_server)
+    lost = {"postgresql": "SELECT pg_advisory_unlock_all()"}.get(
+        store.database.dialect.name, "SELECT RELEASE_ALL_LOCKS()"
+    )
+    with caplog.at_level("WARNING", "sessionware"):
+        store.database.elected("purge", lambda run: run(Statement(sa.text(lost), store.database.dialect), {}))
+    (record,) = caplog.records
+
+    assert "pooler" in record.getMessage()
+    caplog.clear()
+    store.create_table()
+    store.purge()
+    assert caplog.records == []
+
+
 # Forks
 
 
 @pytest.mark.parametrize("borrowed", [False, True], ids=["url", "engine"])
-def test_a_forked_child_uses_connections_of_its_own(database: str, clock: Clock, borrowed: bool) -> None:
-    """Four children of a process with open connections ask at once; nobody reads another's answers."""
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+def test_a_forked_child_uses_connections_of_its_own(
+    database: str, clock: Clock, fork: Callable[[], int], borrowed: bool
+) -> None:
+    """Four children of a process with open connections ask at once; nobody reads another's answers.
+
+    uWSGI forks in C, and Python hears nothing of it.
+    """
     store = SessionStore(sa.create_engine(database) if borrowed else database, clock=clock)
     made = {number: store.create({"number": number}) for number in range(5)}
 
     def ask(number: int) -> bool:
         return all(store.read(made[number]) == {"number": number} for _ in range(50))
 
-    children = [_fork(lambda n=n: ask(n)) for n in range(4)]
+    children = [_fork(lambda n=n: ask(n), fork) for n in range(4)]
     mine = ask(4)
 
     assert [_join(child) for child in children] == [True] * 4
@@ -385,9 +520,10 @@ def _everything_of(error: BaseException | None) -> str:
     return "\n".join(shown)
 
 
-def _fork(work: Callable[[], bool]) -> int:
-    child = os.fork()
+def _fork(work: Callable[[], bool], fork: Callable[[], int] = os.fork) -> int:
+    child = fork()
     if child == 0:
+        signal.alarm(int(PATIENCE))  # two on one connection may wait for ever
         try:
             os._exit(0 if work() else 1)
         finally:

@@ -89,6 +89,7 @@ WRITERS: dict[str, Verb] = {
     "revoke_user": lambda store, digest, record: store.revoke_user("ann", keep=keys.handle(digest)),
     "revoke_all": lambda store, digest, record: store.revoke_all(),
     "purge": lambda store, digest, record: store.purge(),
+    "purge_some": lambda store, digest, record: store.purge_some(10),
     "create_table": lambda store, digest, record: store.create_table(),
 }
 READERS: dict[str, Verb] = {
@@ -148,7 +149,7 @@ def test_no_verb_brings_an_ended_session_back(database: str, verb: str) -> None:
         assert found is None or not found.is_live(now(store)), ending.__name__
         assert not store.exists(key), ending.__name__
         after = rows(store)
-        if verb not in ("revoke", "revoke_user", "revoke_all", "purge", "delete", "delete_any"):
+        if verb not in ("revoke", "revoke_user", "revoke_all", "purge", "purge_some", "delete", "delete_any"):
             assert after == before, f"{verb} changed something after {ending.__name__}"
         assert [row for row in after if row["data"] is not None and row not in before] == [], ending.__name__
         store.revoke_all()

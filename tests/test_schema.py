@@ -16,6 +16,7 @@ from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.databases import dialect_of
+from tests.support.driver import Call, Proceed, watching
 from tests.support.first_start import store_of_round
 from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
@@ -114,6 +115,77 @@ def test_a_table_of_another_name_works_alike(any_engine: str, name: str) -> None
     assert store.rotate(digest, random_digest(), new_record(store.clock()), seen.revision, int(store.clock()))
     assert store.revoke_user("bob") == 1
     assert store.purge() == 0
+
+
+def test_a_migration_tool_that_makes_it_meanwhile_is_no_trouble(database: str) -> None:
+    """It takes no turn: between our look and our step the table may come to be there."""
+    store = SessionStore(database)
+    engine = sa.create_engine(database)
+
+    def make(call: Call, proceed: Proceed) -> Any:
+        if "CREATE TABLE" in str(call.sql) and not sa.inspect(engine).has_table(TABLE_NAME):
+            store.table.create(engine)
+        return proceed()
+
+    if store.database.dialect.name != "sqlite":  # whose transactions let nobody else make a table
+        with watching(store.database.engine, make):
+            store.create_table()
+
+    assert store.create({"a": 1})
+    engine.dispose()
+
+
+@pytest.mark.parametrize("engine_of_server", ["MyISAM", "Aria"])
+def test_the_table_has_transactions_whatever_the_default(mariadb: str, engine_of_server: str) -> None:
+    """A rotation that breaks between its two statements is undone, or the session is lost."""
+    url = f"{mariadb}?init_command=SET%20default_storage_engine%3D{engine_of_server}"
+    store = SessionStore(url)
+    store.create_table()
+    with store.database.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT engine, row_format FROM information_schema.tables WHERE table_schema = DATABASE()"
+        ).all()
+
+    assert [tuple(row) for row in found] == [("InnoDB", "Dynamic")]
+
+
+def test_a_role_that_may_use_no_language_makes_the_table(postgresql: str) -> None:
+    """The better compression is an option: what asks for it is a block of code."""
+    admin = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for statement in (
+            "DROP ROLE IF EXISTS plain_role",
+            "CREATE ROLE plain_role LOGIN",
+            "GRANT ALL ON SCHEMA public TO plain_role",
+            "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC",
+        ):
+            connection.exec_driver_sql(statement)
+    store = SessionStore(sa.make_url(postgresql).set(username="plain_role"))
+    try:
+        assert store.read(store.create({"a": 1})) == {"a": 1}
+    finally:
+        store.database.connections.drop_all()
+        with admin.connect() as connection:
+            connection.exec_driver_sql("GRANT USAGE ON LANGUAGE plpgsql TO PUBLIC")
+            connection.exec_driver_sql("DROP OWNED BY plain_role")
+            connection.exec_driver_sql("DROP ROLE plain_role")
+        admin.dispose()
+
+
+def test_a_table_that_is_altered_meanwhile_is_used_on(networked: str) -> None:
+    """A migration widens a column: statements prepared before it are prepared anew, and nobody gets a 503."""
+    store = SessionStore(networked)
+    key = store.create({"a": 1})
+    for _ in range(10):
+        assert store.read(key) == {"a": 1}
+    admin = sa.create_engine(networked)
+    kind = "ALTER COLUMN user_id TYPE text" if admin.dialect.name == "postgresql" else "MODIFY user_id VARCHAR(300)"
+    with admin.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TABLE_NAME} {kind}")
+    admin.dispose()
+
+    assert store.read(key) == {"a": 1}
+    assert store.create({"b": 1})
 
 
 # Where there is none

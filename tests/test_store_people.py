@@ -1,5 +1,6 @@
 """The store's verbs for people: create, read, list, count and revoke, on every engine through every driver."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -276,13 +277,60 @@ def test_a_login_that_began_before_a_revocation_hears_of_it(store: SessionStore,
 
 
 def test_a_later_revocation_counts_for_those_who_were_kept_before(store: SessionStore) -> None:
-    """There is one mark a user, and the last revocation writes it."""
+    """There are two marks a user at most, one of revocations that kept a session."""
     kept = store.create({}, "bob")
     store.revoke_user("bob", keep=kept)
     store.revoke_user("bob")
 
     assert store.revoked_since("bob", 1_000_000_000.0, [str(keys.as_handle(kept))])
-    assert row_count(store) == 1
+    assert row_count(store) == 2
+
+
+@pytest.mark.parametrize("first", ["whole", "but for another"])
+def test_an_earlier_revocation_counts_for_those_who_are_kept_later(store: SessionStore, first: str) -> None:
+    """A login with the old password must not survive its change by logging out all other devices itself."""
+    other, late = store.create({}, "bob"), store.create({}, "bob")
+    handle = str(keys.as_handle(late))
+    store.revoke_user("bob", keep=None if first == "whole" else other)
+    between = time.time()
+    store.revoke_user("bob", keep=handle)
+    store.revoke_user("bob", keep=handle)
+
+    assert store.revoked_since("bob", 1_000_000_000.0, [handle])
+    assert not store.revoked_since("bob", between, [handle])
+    assert not store.revoked_since("bob", between, [handle], moved=True), "what is complete is not going on"
+    assert store.revoked_since("bob", between, ["0" * 32])
+    assert row_count(store) == 2
+
+
+def test_who_is_kept_twice_is_kept(store: SessionStore) -> None:
+    """Only another session that was kept before is not any more."""
+    handle = str(keys.as_handle(store.create({}, "bob")))
+    for _ in range(2):
+        store.revoke_user("bob", keep=handle)
+
+    assert not store.revoked_since("bob", 1_000_000_000.0, [handle])
+    assert store.count() == row_count(store) - 1 == 1
+
+
+def test_a_revocation_does_not_put_back_the_time_of_a_later_one(store: SessionStore) -> None:
+    """Of two that ended everything for a login the later one counts."""
+    store.revoke_user("bob", keep=store.create({}, "bob"))
+    store.revoke_user("bob")
+    between = time.time()
+    store.revoke_user("bob")
+    store.revoke_user("bob", keep=(kept := store.create({}, "bob")))
+
+    assert store.revoked_since("bob", between, [str(keys.as_handle(kept))])
+
+
+def test_times_that_nobody_can_have_written_are_shown_as_the_first_and_the_last(
+    store: SessionStore, clock: Clock
+) -> None:
+    """A row that was bent by hand must not hide the others of its user."""
+    put_many(store, [new_record(clock(), user_id="bob")._replace(created_at=at) for at in (-9 * 10**18, 9 * 10**18)])
+
+    assert {live.created_at.year for live in store.sessions_of("bob")} == {1, 9999}
 
 
 def test_everybody_hears_of_the_revocation_of_all(store: SessionStore) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from sessionware import Session
 from tests.support.apps import KEY, PLAIN, SHAPES, Action, Site, nothing
+from tests.support.clock import Clock
 from tests.support.counting import statements
+from tests.support.rows import new_record, put_many
 from tests.support.wsgi import call, make_environ
 
 INTERVAL = 300
@@ -129,6 +131,36 @@ def test_it_can_be_left_to_a_cron_job(sqlite: str) -> None:
     site.visit(read)
 
     assert rows(site) == 1
+
+
+def test_a_full_batch_means_another_soon_whatever_was_in_it(sqlite: str) -> None:
+    """A batch with one session in it that is still used, as there is always on a busy site, is not the last one."""
+    site = Site(sqlite, bare=True, purge_interval=INTERVAL)
+    site.visit(lambda session: session.update(a=2))
+    with site.store.database.engine.begin() as connection:
+        connection.execute(site.store.table.update().values(purge_hour=1))  # that of its creation, long ago
+    put_many(site.store, [new_record(site.clock(), lives=3600) for _ in range(3 * BATCH)])
+    site.clock.advance(2 * 3600)
+    left = []
+    for _ in range(4):
+        site.visit(read)
+        left.append(rows(site))
+        site.clock.advance(1)
+
+    assert left == [2 * BATCH + 2, BATCH + 2, 2, 1]
+    assert site.look(read) == 2
+
+
+def test_a_clock_that_is_put_right_does_not_stop_the_purge(sqlite: str) -> None:
+    """A machine that started years ahead must not wait for those years."""
+    clock = Clock()
+    clock.advance(10 * 365 * 86_400)
+    site = Site(sqlite, bare=True, idle_timeout=60, purge_interval=INTERVAL, clock=clock)
+    clock.advance(-10 * 365 * 86_400)
+    leave_behind(site, 3)
+    site.visit(read)
+
+    assert rows(site) == 0
 
 
 def test_a_purge_that_fails_hurts_nobody(sqlite: str, caplog: pytest.LogCaptureFixture) -> None:
