@@ -33,7 +33,7 @@ Words: the *session key* is the secret in the cookie; its *digest* is the primar
 a *handle* names a session in lists and is no credential; the *outcome* is what a request did to it.
 """
 
-from .codec import TaggedJSON
+from .codec import Codec, TaggedJSON, Undecodable
 from .errors import (
     ConfigurationError,
     ResponseStarted,
@@ -54,6 +54,7 @@ from .table import make_table
 
 __all__ = [
     "MISSING",
+    "Codec",
     "ConfigurationError",
     "Lifetime",
     "ResponseStarted",
@@ -68,6 +69,7 @@ __all__ = [
     "SessionwareError",
     "StoreUnavailable",
     "TaggedJSON",
+    "Undecodable",
     "UnstorableValue",
     "get_session",
     "make_table",

@@ -81,7 +81,7 @@ def show(options: Options) -> None:
         values = store.read(session_key)
     if values is None:
         raise click.ClickException("There is no live session with this key, or its row cannot be decoded.")
-    click.echo(pformat(values))
+    click.echo(pformat(values).encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def _open(options: Options) -> SessionStore:
@@ -125,6 +125,8 @@ def _in_words_of_ours(message: str) -> str:
 
 
 def _ask_key() -> str:
+    if sys.stdin is None:
+        return ""  # closed
     if sys.stdin.isatty():
         key: str = click.prompt("Session key", hide_input=True, err=True)  # it is as good as a password
         return key.strip()

@@ -28,6 +28,7 @@ MAX_ITEMS = 2_000_000
 
 # Python refuses longer numbers from text (CVE-2020-10735): such a row could never be read again.
 _MAX_DIGITS = 4300
+_MAX_BITS = 14_285  # and to learn how many digits a number has takes quadratic time
 
 _INT64 = range(-(2**63), 2**64)
 
@@ -43,15 +44,19 @@ class Undecodable(Exception):
 
 
 class Codec(Protocol):
-    """How values become text. *format* is stored beside the text and must not change its meaning."""
+    """How values become text.
+
+    *format* is stored beside the text and must not change its meaning: a number of your own from 2 to 32767,
+    and another one when what you write changes. A row of another format reads as no session.
+    """
 
     format: int
 
     def encode(self, values: dict[str, Any]) -> str:
-        """Return *values* as text; raise UnstorableValue, naming the path, for what cannot be kept."""
+        """Return *values* as ASCII text; raise UnstorableValue, naming the path, for what cannot be kept."""
 
     def decode(self, text: str) -> dict[str, Any]:
-        """Return the values of *text*; raise Undecodable for a text that encode cannot have written."""
+        """Return the values of *text*; raise Undecodable, and nothing else, for a text that opens to none."""
 
 
 class TaggedJSON:
@@ -73,7 +78,11 @@ class TaggedJSON:
             if type(key) is not str:
                 _refuse((), f"has a key of type {type(key).__name__}: keys must be str")
         _refuse_too_many(values)
-        return _ascii_json(_tag_dict(values, ()))
+        try:
+            return _ascii_json(_tag_dict(values, ()))
+        except RecursionError:
+            pass
+        return _refuse((), "is nested too deep for what is left of Python's stack")
 
     def decode(self, text: str) -> dict[str, Any]:
         """Return the values of *text*. Raises Undecodable."""
@@ -225,9 +234,13 @@ def _tag_text(value: str) -> Any:
 def _tag_int(value: int, path: Path) -> Any:
     if value in _INT64:
         return value
-    if value.bit_length() > _MAX_DIGITS * 3.32:
-        _refuse(path, f"is a number of more than {_MAX_DIGITS} digits")
-    return {"~int": str(value)}
+    try:
+        digits = str(value) if value.bit_length() <= _MAX_BITS else ""
+    except ValueError:  # sys.set_int_max_str_digits
+        digits = ""
+    if not 0 < len(digits.lstrip("-")) <= _MAX_DIGITS:
+        _refuse(path, f"is a number of more than {_MAX_DIGITS} digits, or more than Python may write")
+    return {"~int": digits}
 
 
 def _tag_float(value: float, _path: Path) -> Any:
@@ -249,15 +262,22 @@ def _tag_set(name: str) -> Callable[[Collection[Any], Path], Any]:
 def _tag_datetime(value: datetime, path: Path) -> Any:
     if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key is not None:
         return {"~datetime": f"{value.isoformat()}[{value.tzinfo.key}]"}  # RFC 9557
-    if value.tzinfo is not None and value.utcoffset() is None:
+    if value.tzinfo is not None and _offset(value) is None:
         _refuse(path, "is a datetime whose time zone gives no offset")
     return _with_fold(value, {"~datetime": value.isoformat()})
 
 
 def _tag_time(value: time, path: Path) -> Any:
-    if value.tzinfo is not None and value.utcoffset() is None:
+    if value.tzinfo is not None and _offset(value) is None:
         _refuse(path, "is a time whose zone has no fixed offset")
     return _with_fold(value, {"~time": value.isoformat()})
+
+
+def _offset(value: datetime | time) -> timedelta | None:
+    try:
+        return value.utcoffset()
+    except Exception:  # of somebody's own time zone
+        return None
 
 
 def _with_fold(value: datetime | time, tagged: Any) -> Any:
@@ -346,6 +366,7 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 
 def _shown(step: object) -> str:
-    readable = isinstance(step, str) or (isinstance(step, int) and step in _INT64)
+    # A range looks through all its numbers for what is of a subclass of int.
+    readable = isinstance(step, str) or (type(step) in (int, bool) and step in _INT64)
     text = repr(step) if readable else type(step).__name__
     return text if len(text) <= 60 else text[:57] + "..."

@@ -61,7 +61,9 @@ class SessionCookie:
         self._wanted = f"{name}="
         self._attributes = _attributes(domain, path, secure, httponly, samesite, partitioned)
         if len(self.issue(new_key(), MAX_AGE_LIMIT)) > MAX_HEADER_BYTES:
-            raise ConfigurationError(f"cookie name, domain and path: the header exceeds {MAX_HEADER_BYTES} bytes.")
+            raise ConfigurationError(
+                f"cookie_name, cookie_domain and cookie_path: the header exceeds {MAX_HEADER_BYTES} bytes."
+            )
 
     def read(self, header: str | None) -> tuple[str, ...] | None:
         """Return the distinct session keys in the ``Cookie`` *header*, in its order; empty if ours hold no key.

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from . import keys
 from .codec import TaggedJSON, Undecodable
-from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable
+from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable, UnstorableValue
 from .finding import Finding, Values
 from .merge import Merged, adopt, merge, same
 from .record import Record, new_revision
@@ -151,6 +151,8 @@ class Lifecycle(Finding):
         text = self._settings.codec.encode(values)
         if len(text) > self._settings.max_bytes:
             self._refuse_size(values, len(text))
+        if not text.isascii():
+            raise UnstorableValue("The codec did not encode to ASCII text, as its column and max_bytes need it.")
         return text
 
     def _refuse_size(self, values: Values, size: int) -> NoReturn:

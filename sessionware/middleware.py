@@ -85,7 +85,9 @@ class SessionMiddleware:
     ) -> None:
         options.function("app", app, optional=False)
         options.function("on_conflict", on_conflict)
-        options.function("clock", clock, optional=False)
+        options.clock("clock", clock)
+        if clock is time.time and isinstance(database, SessionStore):
+            clock = database.clock  # who is live is one question
         self.app = app
         self.cookie = SessionCookie(
             cookie_name,
@@ -109,7 +111,7 @@ class SessionMiddleware:
             clock=clock,
             read_cookie=self.cookie.read,
         )
-        self.environ_key = options.text("environ_key", environ_key)
+        self.environ_key = options.environ_key("environ_key", environ_key)
         self._purge_seconds = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
         # Workers start together and may not live long: each begins somewhere within the interval.
         self._purge_at = clock() + (self._purge_seconds or 0) * random.uniform(0.02, 1)
@@ -321,11 +323,11 @@ def _lifetime(
 ) -> Lifetime:
     idle_seconds = options.seconds("idle_timeout", idle)
     limit = None if absolute is None else options.seconds("absolute_timeout", absolute)
-    if limit is not None and idle_seconds > limit and idle != _IDLE:
+    if limit is not None and idle_seconds > limit and idle is not _IDLE:
         raise ConfigurationError("idle_timeout must not exceed absolute_timeout; raise that, or set it to None.")
     first = None if unconfirmed is None else options.seconds("unconfirmed_timeout", unconfirmed)
-    if first is not None and first > idle_seconds:
-        raise ConfigurationError("unconfirmed_timeout must not exceed idle_timeout: it is to be shorter.")
+    if first is not None and first > min(idle_seconds, limit or idle_seconds):
+        raise ConfigurationError("unconfirmed_timeout must not exceed idle_timeout or absolute_timeout.")
     return Lifetime(idle_seconds, limit, options.flag("expire_at_browser_close", browser), first)
 
 

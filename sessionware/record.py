@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from . import options
+
 HOUR = 3600
 FOREVER = 2**53
 FIRST_MOMENT = -62_135_596_800  # the beginning of the year 1
@@ -62,6 +64,14 @@ class Lifetime:
     absolute: int | None = 90 * 24 * HOUR
     browser: bool = False
     unconfirmed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take whole seconds or timedelta. Raises ConfigurationError."""
+        options.flag("browser", self.browser)
+        for name in ("idle", "absolute", "unconfirmed"):
+            value = getattr(self, name)
+            if name == "idle" or value is not None:
+                object.__setattr__(self, name, options.seconds(name, value))
 
     def idle_of(self, expiry: int | None) -> int:
         """Return after how many seconds without use a session with this *expiry* is dead."""

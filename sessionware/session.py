@@ -182,7 +182,7 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def modified(self) -> bool:
-        """Whether the values were changed. May be set: True has the session stored in any case."""
+        """Whether the values were changed. May be set: True has what there is stored in any case."""
         return self._modified or (self._handed_out and self._opened().pending(dirty=True) is not None)
 
     @modified.setter
@@ -428,7 +428,7 @@ def _as_expiry(value: Any, now: float) -> int | None:
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValueError("set_expiry needs an aware datetime: this one has no time zone.")
-        return _at(value.timestamp())
+        return _at(value.replace(microsecond=0).timestamp())  # the last microseconds would round up to the year 10000
     if isinstance(value, timedelta):
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:

@@ -72,7 +72,7 @@ class SessionStore:
         options.flag("create_table", create_table)
         options.instance("lifetime", lifetime, Lifetime)
         options.function("on_event", on_event)
-        options.function("clock", clock, optional=False)
+        options.clock("clock", clock)
         self.database = Database(database, self._create_missing if create_table else None)
         self.table = make_table(sa.MetaData(), table_name)
         self.codec: Codec = TaggedJSON() if codec is None else codec
@@ -276,7 +276,10 @@ class SessionStore:
             return None
 
     def create(self, values: dict[str, Any], user_id: str | None = None) -> str:
-        """Store a new session and return its key; for tests and scripts. Raises as a save does."""
+        """Store a new session of the store's own lifetime and return its key; for tests and scripts.
+
+        Raises UnstorableValue and StoreUnavailable. No max_bytes bounds it here; a request reads no more than its own.
+        """
         if not isinstance(values, dict):
             raise TypeError("values must be a dict.")
         now = int(self.clock())

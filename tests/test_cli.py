@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -275,6 +276,38 @@ def test_as_a_process(any_engine: str) -> None:
 
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "{'count': 1}\n", "")
     assert (purged.returncode, purged.stdout) == (0, "0 expired rows removed.\n")
+
+
+def test_show_in_a_terminal_that_cannot_print_it(sqlite: str) -> None:
+    """What it has no letters for is written as Python writes it."""
+    key = SessionStore(sqlite).create({"name": "\u6f22"})
+    shown = subprocess.run(
+        [*COMMAND, "show"],
+        input=key.encode(),
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "SESSIONWARE_DATABASE": sqlite, "PYTHONIOENCODING": "latin-1"},
+        timeout=60,
+        check=True,
+    )
+
+    assert shown.stdout == b"{'name': '\\u6f22'}\n"
+
+
+def test_show_without_an_input_is_a_line(sqlite: str) -> None:
+    """As a job that was started with its input closed."""
+    SessionStore(sqlite).create_table()
+    shown = subprocess.run(
+        ["sh", "-c", f"{shlex.join([*COMMAND, 'show'])} <&-"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "SESSIONWARE_DATABASE": sqlite},
+        timeout=60,
+        check=False,
+    )
+
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
 
 
 class Terminal:

@@ -1,5 +1,6 @@
 """What the codec keeps, and that it comes back as it was: equal, and of the same type."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -86,9 +87,13 @@ def test_refuses_what_would_come_back_as_something_else(value: Any) -> None:
         pytest.param({1: "x"}, "session has a key of type int", id="top-level key"),
         pytest.param({Text("k"): "x"}, "session has a key of type Text", id="top-level key of a subclass"),
         pytest.param({"a": {Text("k"): "x"}}, "session['a']['k'] is of type Text", id="key of a subclass"),
+        pytest.param({"a": {Number.ONE: 1}}, "session['a'][Number] is of type Number", id="key of a subclass of int"),
+        pytest.param({"a": {True: object()}}, "session['a'][True] is of type object", id="under a truth"),
+        pytest.param({"a": {2**64: object()}}, "session['a'][int] is of type object", id="under a number that is wide"),
         pytest.param({"x" * 999: object()}, "...] is of type object", id="giant key"),
         pytest.param({"a": datetime(2026, 1, 1, tzinfo=BERLIN).timetz()}, "no fixed offset", id="time in a zone"),
         pytest.param({"a": datetime(2026, 1, 1, tzinfo=Nowhere())}, "gives no offset", id="datetime in no zone"),
+        pytest.param({"a": datetime(2026, 1, 1, tzinfo=tzinfo())}, "gives no offset", id="zone that raises"),
     ],
 )
 def test_a_refusal_names_the_path(session: dict[Any, Any], where: str) -> None:
@@ -267,3 +272,40 @@ def test_plain_values_stay_readable() -> None:
 
     assert CODEC.encode(session) == '{"user":"ann","cart":[1,2.5,null,true],"price":{"~~":["~",1]}}'
     assert CODEC.encode({"n": 2**70}) == '{"n":{"~int":"1180591620717411303424"}}'
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_may_have_as_many_digits_as_python_reads(sign: int) -> None:
+    """And not one more, or its row could never be read again (CVE-2020-10735)."""
+    largest = sign * (10**4300 - 1)
+
+    assert reload(largest) == largest
+    with pytest.raises(UnstorableValue, match="4300 digits"):
+        CODEC.encode({"k": largest + sign})
+    with pytest.raises(UnstorableValue, match="4300 digits"):
+        CODEC.encode({"k": sign << 2_000_000})
+
+
+def test_a_number_that_this_python_does_not_write_is_refused() -> None:
+    """By us, with its path, where a process has lowered the limit."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        with pytest.raises(UnstorableValue, match=r"session\['k'\]"):
+            CODEC.encode({"k": 10**1000})
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def test_a_stack_that_is_nearly_used_up_is_told_as_what_cannot_be_stored() -> None:
+    """No bare RecursionError out of a save."""
+    values: Any = (1,)
+    for _ in range(90):
+        values = (values,)
+
+    def deeper(left: int) -> str:
+        return deeper(left - 1) if left else CODEC.encode({"k": values})
+
+    taken = len(inspect.stack())
+    with pytest.raises(UnstorableValue, match="stack"):
+        deeper(sys.getrecursionlimit() - taken - 120)

@@ -23,7 +23,9 @@ def test_the_longest_header_has_512_bytes() -> None:
 
     assert MAX_HEADER_BYTES == 512
     assert len(longest.issue(KEY, MAX_AGE_LIMIT)) == 512
-    with pytest.raises(ConfigurationError, match=r"^cookie name, domain and path: the header exceeds 512 bytes\.$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^cookie_name, cookie_domain and cookie_path: the header exceeds 512 bytes\.$"
+    ):
         SessionCookie(name_for(513))
 
 

@@ -204,6 +204,7 @@ def test_shop_refuses_nonsense(shop: Shop) -> None:
     person = Person(server)
 
     assert person.status(AWAY) == 404
+    assert person.status("/%ff") == 404, "a path that is no text"
     assert person.status("/add") == 404, "adding is a POST"
     assert person.get("/", method="HEAD") == ""
     assert dict(person.headers)["Content-Type"].startswith("text/html")

@@ -1,5 +1,6 @@
 """Flask and Pyramid: their own session objects, flash messages and CSRF tokens are the middleware's session."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -468,6 +469,10 @@ def dictionary(request: Request) -> list[Any]:
     session = request.session
     session.update(a=1, b=2)
     del session["a"]
+    session |= {"d": 4}
+    assert session == dict(session) == {"b": 2, "d": session.pop("d")}
+    with pytest.raises(TypeError):
+        copy.copy(session)
     return ["a" in session, list(session), len(session), session.pop("b"), session.setdefault("c", 3), dict(session)]
 
 
@@ -630,6 +635,18 @@ def test_pyramid_without_the_middleware_says_so() -> None:
     """At the first use, by name."""
     with pytest.raises(ConfigurationError, match="SessionMiddleware"):
         PyramidSession(Request.blank("/"))
+
+
+def test_pyramid_with_another_key_in_the_environ(sqlite: str) -> None:
+    """Told in Pyramid's own settings."""
+    with Configurator(settings={"sessionware.environ_key": "shop.session"}) as config:
+        config.include("sessionware.frameworks.pyramid")
+        config.add_route("act", "/")
+        config.add_view(act, route_name="act", renderer="string")
+        app = SessionMiddleware(config.make_wsgi_app(), sqlite, environ_key="shop.session")
+    browser = Browser(app)
+
+    assert [browser.get("/?do=count").text for _ in range(2)] == ["1", "2"]
 
 
 def rows(visitor: TestApp) -> Any:

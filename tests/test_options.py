@@ -2,7 +2,7 @@
 
 import os
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from sessionware import (
 from tests.support.apps import NOWHERE, as_list, nothing
 
 APP = as_list(nothing)
+
+
+def numbered(number: Any) -> Any:
+    """Return a codec of this format."""
+    codec = TaggedJSON()
+    codec.format = number
+    return codec
 
 
 def store(**options: Any) -> SessionStore:
@@ -44,8 +51,11 @@ def store(**options: Any) -> SessionStore:
         *[("on_conflict", value) for value in ("mine", 1, {})],
         *[("on_event", value) for value in ("log", 1, [])],
         *[("clock", value) for value in (None, 12345, "now")],
-        *[("environ_key", value) for value in (None, "", 7, b"key")],
+        *[("clock", value) for value in (dict, lambda: None, lambda: True, lambda: float("nan"), lambda moment: 1.0)],
+        *[("clock", datetime.now)],
+        *[("environ_key", value) for value in (None, "", 7, b"key", "HTTP_COOKIE", "PATH_INFO", "wsgi.input")],
         *[("codec", value) for value in ("json", TaggedJSON, object(), 1)],
+        *[("codec", numbered(number)) for number in (-1, 40_000, 20_260_101, 1.0, True, None)],
         *[("database", value) for value in (None, "", "nonsense", 7, "oracle://x/y", object(), APP)],
     ],
     ids=lambda value: repr(value).partition(" at 0x")[0][:40],  # workers must agree
@@ -68,7 +78,7 @@ def test_a_wrong_option_is_refused_by_name(option: str, value: Any) -> None:
         *[("lifetime", value) for value in (5, "1 day", timedelta(days=1), Lifetime)],
         *[("on_event", value) for value in ("log", 5)],
         *[("clock", value) for value in (None, 5)],
-        *[("codec", value) for value in ("json", TaggedJSON)],
+        *[("codec", value) for value in ("json", TaggedJSON, numbered(32_768))],
         *[("table_name", value) for value in (None, "", "a; b", 5)],
         *[("database", value) for value in (None, "nonsense", 5)],
     ],
@@ -85,6 +95,15 @@ def test_a_wrong_option_of_a_store_is_refused_by_name(option: str, value: Any) -
     [
         pytest.param({"idle_timeout": 100, "absolute_timeout": 99}, "absolute_timeout", id="idle beyond absolute"),
         pytest.param({"idle_timeout": timedelta(days=91)}, "absolute_timeout", id="idle beyond the default"),
+        pytest.param(
+            {"idle_timeout": timedelta(days=14), "absolute_timeout": timedelta(days=1)},
+            "absolute_timeout",
+            id="idle beyond absolute, and as by default",
+        ),
+        pytest.param({"idle_timeout": 60, "unconfirmed_timeout": 61}, "unconfirmed_timeout", id="first beyond idle"),
+        pytest.param(
+            {"absolute_timeout": 3600, "unconfirmed_timeout": 7200}, "unconfirmed_timeout", id="first beyond absolute"
+        ),
         pytest.param({"database": store(), "codec": TaggedJSON()}, "codec", id="codec beside a store"),
         pytest.param({"database": store(), "create_table": False}, "create_table", id="create_table beside a store"),
         pytest.param({"cookie_samesite": "None", "cookie_secure": False}, "cookie_samesite", id="none on http"),
@@ -111,6 +130,10 @@ def test_contradictions_are_refused_by_name(options: dict[str, Any], named: str)
         pytest.param({"database": sa.make_url(NOWHERE)}, id="URL object"),
         pytest.param({"database": store()}, id="store"),
         pytest.param({"max_bytes": 2}, id="the smallest session"),
+        pytest.param({"clock": lambda: 1_800_000_000}, id="a clock of whole seconds"),
+        pytest.param({"environ_key": "session"}, id="a key of one word"),
+        pytest.param({"absolute_timeout": 3600, "unconfirmed_timeout": 600}, id="a first hour"),
+        pytest.param({"codec": numbered(32_767)}, id="the largest format"),
     ],
 )
 def test_what_is_right_is_taken(options: dict[str, Any]) -> None:
@@ -165,3 +188,39 @@ def test_a_store_that_was_passed_is_used(sqlite: str) -> None:
     assert middleware.store is shared
     assert shared.count() == 1
     assert [event.kind for event in of_middleware] == ["created"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        *[({"idle": value}, "idle") for value in (None, 0, -5, "x", 1.5, timedelta(0))],
+        *[({"absolute": value}, "absolute") for value in (0, -1, "x")],
+        *[({"unconfirmed": value}, "unconfirmed") for value in (0, "x")],
+        *[({"browser": value}, "browser") for value in (None, 1, "x")],
+    ],
+    ids=str,
+)
+def test_a_wrong_lifetime_is_refused_by_name(options: dict[str, Any], named: str) -> None:
+    """And not at the first session that is dead at its birth."""
+    with pytest.raises(ConfigurationError, match=named):
+        Lifetime(**options)
+
+
+def test_a_lifetime_takes_durations_as_the_middleware_does() -> None:
+    """Whole seconds or timedelta."""
+    of_durations: Any = Lifetime(timedelta(days=7), timedelta(days=9))  # type: ignore[arg-type]  # as people write it
+
+    assert of_durations == Lifetime(7 * 86_400, 9 * 86_400)
+
+
+def test_the_clock_of_a_store_that_was_passed_is_that_of_its_middleware() -> None:
+    """What one takes for alive the other must not purge."""
+    shared = SessionStore("sqlite://", clock=lambda: 1_000_000_000.0)
+    middleware = SessionMiddleware(APP, shared)
+    session = middleware.process_request({})
+    session["a"] = 1
+    session.commit()
+
+    assert shared.count() == 1
+    assert shared.purge() == 0
+    shared.database.engine.dispose()

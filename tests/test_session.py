@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sessionware import Session, TaggedJSON
+from sessionware import Session, TaggedJSON, Undecodable, UnstorableValue
 from tests.support.apps import NOWHERE, Site, opened
 from tests.support.clock import START
 from tests.support.counting import statements
@@ -317,3 +317,32 @@ def test_an_update_that_fails_half_way_has_happened_half_way(site: Site, key: st
     session.commit()
 
     assert dict(session) == site.store.read(key) == {"a": 2, "items": [1]}
+
+
+class Opaque(TaggedJSON):
+    """A codec whose key was changed, or whose text is no ASCII."""
+
+    format = 8
+
+    def encode(self, values: dict[str, Any]) -> str:
+        return super().encode(values).replace("u", "\u00fc")
+
+    def decode(self, text: str) -> dict[str, Any]:
+        raise Undecodable("the key was changed")
+
+
+def test_what_a_codec_cannot_read_is_nobodys_session(sqlite: str) -> None:
+    """Undecodable is how it says so: a visitor must not get an error at every page for it."""
+    site = Site(sqlite, codec=Opaque())
+    session = opened(site, site.store.create({"a": 1}))
+
+    assert dict(session) == {}
+    assert site.kinds() == ["corrupt"]
+
+
+def test_a_codec_must_give_ascii(sqlite: str) -> None:
+    """MariaDB would refuse it at each save as a fault of its own, and max_bytes would count something else."""
+    session = opened(Site(sqlite, codec=Opaque()), None)
+    session["u"] = 1
+    with pytest.raises(UnstorableValue, match="ASCII"):
+        session.commit()

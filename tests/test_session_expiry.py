@@ -116,6 +116,14 @@ def test_impossible_moments_are_refused_where_they_are_given(site: Site, value: 
     assert not session.modified
 
 
+def test_the_last_moment_there_is_can_be_meant(sqlite: str) -> None:
+    """The usual "never": its microseconds round up to the year 10000."""
+    site = Site(sqlite, absolute_timeout=None)
+    site.visit(lambda session: (session.update(a=1), session.set_expiry(datetime.max.replace(tzinfo=UTC))))
+
+    assert opened(site, _key(site)).get_expiry_date() == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("value", [float("-inf"), -(10**400), timedelta.min, datetime.min.replace(tzinfo=UTC)], ids=str)
 def test_the_far_past_is_only_the_past(site: Site, value: Any) -> None:
     """As any other moment that has gone by."""

@@ -6,7 +6,7 @@ import pytest
 
 from sessionware import keys
 from sessionware.errors import StoreUnavailable
-from sessionware.record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, new_revision
+from sessionware.record import TOMBSTONE_SECONDS, Lifetime, Record, new_revision
 from sessionware.store import SessionStore
 from tests.support.clock import Clock
 from tests.support.rows import all_rows, new_record, put, put_many, random_digest, row_count
@@ -430,7 +430,7 @@ def test_the_limit_of_no_limit_fits_the_columns(store: SessionStore, clock: Cloc
     """Sessions without an absolute timeout add a number to their age that no engine may overflow on."""
     digest = put(store, new_record(YEAR_9999 - 10, lives=9))
 
-    assert store.touch_unseen(digest, Lifetime(idle=5, absolute=FOREVER - YEAR_9999), YEAR_9999 - 8)
+    assert store.touch_unseen(digest, Lifetime(idle=5, absolute=None), YEAR_9999 - 8)
     assert store.load(digest).expires_at == YEAR_9999 - 3  # type: ignore[union-attr]
 
 

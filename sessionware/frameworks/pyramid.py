@@ -2,9 +2,12 @@
 
 config.include("sessionware.frameworks.pyramid")
 application = SessionMiddleware(config.make_wsgi_app(), "postgresql+psycopg://localhost/shop")
+
+With another ``environ_key``, put it into the settings as ``sessionware.environ_key``.
 """
 
 import secrets
+from functools import partial
 from typing import Any
 
 from pyramid.config import Configurator
@@ -17,7 +20,8 @@ from ..session import get_session
 
 def includeme(config: Configurator) -> None:
     """Make the middleware's session Pyramid's."""
-    config.set_session_factory(PyramidSession)
+    key = config.registry.settings.get("sessionware.environ_key", "sessionware.session")
+    config.set_session_factory(partial(PyramidSession, environ_key=key))
 
 
 @implementer(ISession)
@@ -27,11 +31,23 @@ class PyramidSession:
     Everything that is not of Pyramid goes through to the `Session`.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._session = get_session(request)
+    def __init__(self, request: Request, environ_key: str = "sessionware.session") -> None:
+        self._session = get_session(request, environ_key)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle ask for such before there is a session
+            raise AttributeError(name)
         return getattr(self._session, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._session == other)
+
+    def __ior__(self, other: Any) -> "PyramidSession":
+        self._session |= other
+        return self
+
+    def __reduce__(self) -> Any:
+        return self._session.__reduce__()
 
     def __getitem__(self, key: str) -> Any:
         return self._session[key]
