@@ -28,7 +28,6 @@ MAX_ITEMS = 2_000_000
 
 # Python refuses longer numbers from text (CVE-2020-10735): such a row could never be read again.
 _MAX_DIGITS = 4300
-_MAX_BITS = 14_285  # and to learn how many digits a number has takes quadratic time
 
 _INT64 = range(-(2**63), 2**64)
 
@@ -235,7 +234,7 @@ def _tag_int(value: int, path: Path) -> Any:
     if value in _INT64:
         return value
     try:
-        digits = str(value) if value.bit_length() <= _MAX_BITS else ""
+        digits = str(value)
     except ValueError:  # sys.set_int_max_str_digits
         digits = ""
     if not 0 < len(digits.lstrip("-")) <= _MAX_DIGITS:

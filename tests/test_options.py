@@ -215,7 +215,7 @@ def test_a_lifetime_takes_durations_as_the_middleware_does() -> None:
 
 def test_the_clock_of_a_store_that_was_passed_is_that_of_its_middleware() -> None:
     """What one takes for alive the other must not purge."""
-    shared = SessionStore("sqlite://", clock=lambda: 1_000_000_000.0)
+    shared = SessionStore("sqlite://", clock=lambda: 4_000_000_000.0)
     middleware = SessionMiddleware(APP, shared)
     session = middleware.process_request({})
     session["a"] = 1
