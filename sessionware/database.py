@@ -96,8 +96,14 @@ class Database:
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._insist(statement.run, values, writes=False, repeatable=True)
-        return rows
+        if os.getpid() != self._process:
+            _in_child()  # uWSGI forks without telling Python
+        try:
+            rows: list[Any] = self.connections.lend(statement.run, values)
+            return rows
+        except Failed as failed:
+            trouble = failed.trouble
+        return self._recover(trouble, statement.run, values, time.monotonic() + PATIENCE_SECONDS, repeatable=True)
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
         """Run one change and return how many rows it hit.

@@ -16,8 +16,8 @@ class Finding:
 
     *offered* is None where no cookie of ours was sent, else the distinct session keys in it. *record* is the
     row as this request last saw it, None if there is no live session; *key* and *digest* belong to it.
-    *superseded* means that the session lives on under a key that this request does not have: nothing is
-    stored then, and no cookie sent.
+    *settled* means that all this is known, or was given up. *superseded* means that the session lives on under
+    a key that this request does not have: nothing is stored then, and no cookie sent.
     """
 
     def __init__(self, settings: SessionSettings, header: str | None) -> None:
@@ -27,6 +27,7 @@ class Finding:
         self.record: Record | None = None
         self.key: str | None = None
         self.digest = b""
+        self.settled = False
         self.superseded = False
         self.unreadable = b""  # the digest of a live row that does not decode here
         self.stale = False  # a cookie of ours was sent, and names no live session
@@ -83,6 +84,8 @@ class Finding:
     def _find_one(self, key: str) -> Found | None:
         digest = keys.digest(key)
         record = self._store.load(digest)
+        if self.settled:
+            return None  # by another thread of the request while this one was waiting
         if record is not None and record.is_live(self.now()):
             return key, digest, record
         self._nothing_live({digest: key}, {} if record is None else {digest: record})
@@ -95,6 +98,8 @@ class Finding:
             self._settings.events.emit("duplicate", reason="more session keys than are looked up")
             return None
         now, records = self.now(), self._store.load_any(list(digests))
+        if self.settled:
+            return None
         live = [digest for digest, record in records.items() if record.is_live(now)]
         if not live:
             self._nothing_live(digests, records)

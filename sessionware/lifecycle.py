@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable
 from enum import Enum
-from threading import RLock
 from typing import NoReturn, TypeVar
 
 from . import keys
@@ -58,8 +57,6 @@ class Lifecycle(Finding):
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
         self._aside = False  # a save is under way for which no cookie is sent
-        self._resolved = False
-        self._finding = RLock()  # the same thread may come again: a hook that looks at the session
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -70,19 +67,16 @@ class Lifecycle(Finding):
 
     def resolve(self) -> None:
         """Find out, once, which session the cookie names. Raises StoreUnavailable, and may be called again then."""
-        if not self._resolved:
-            with self._finding:
-                self._resolve()
-
-    def _resolve(self) -> None:
-        if self._resolved:
-            return  # by another thread of the request
+        if self.settled:
+            return
         loaded = self.find()
-        self._resolved = True
+        if self.settled:
+            return  # by another thread of the request, which may have gone on
         if self.values is None:
             self.values = loaded
         if self.record is not None:
             self.user_id, self.expiry = self.record.user_id, self.record.expiry
+        self.settled = True
 
     def is_over(self) -> bool:
         """Return whether the browser has a cookie of ours that is of no more use."""
@@ -90,7 +84,7 @@ class Lifecycle(Finding):
 
     def known_key(self) -> str | None:
         """Return the key the session has or gets with the save; before it is found, the one the cookie offers."""
-        offered = self.offered[0] if self.offered and not self._resolved else None
+        offered = self.offered[0] if self.offered and not self.settled else None
         return self.next_key or self.key or offered
 
     # Stored
@@ -470,12 +464,11 @@ class Lifecycle(Finding):
         try:
             if self.is_ambiguous():
                 self.resolve()
-            offered = self.offered[0] if self.offered and not self._resolved else None
+            offered = self.offered[0] if self.offered and not self.settled else None
             key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
             digest = self.unreadable if key is None else keys.digest(key)
         finally:
-            with self._finding:  # or a thread that looks up the session just now would bring it back
-                self._forget()
+            self._forget()
             self.outcome = _ENDED
         if superseded:
             self._leave_to_its_new_key()
@@ -504,7 +497,7 @@ class Lifecycle(Finding):
         raise SessionInterrupted(ended=False)
 
     def _forget(self) -> None:
-        self.values, self._resolved = {}, True
+        self.values, self.settled = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
         self.digest, self.unreadable, self.rivals = b"", b"", ()
         self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = self.new = False

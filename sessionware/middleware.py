@@ -168,7 +168,7 @@ class SessionMiddleware:
         if status < "5":
             if session.life is not None:
                 # What a 304 cannot tell the browser is left to the next answer.
-                session.commit(extend=self._settings.extend_always or not status.startswith("304"))
+                session.commit(extend=status[:3] != "304" or self._settings.extend_always)
             elif self._settings.extend_always:
                 session.extend_unused()
         session.headers_sent = True
@@ -237,7 +237,7 @@ class SessionMiddleware:
             begin = partial(self._begin, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), begin)
         if complete or (session.life is None and is_bare_iterator(body)):
-            session.store_at_once = not exchange.failed
+            session.store_at_once = exchange.status < "5"
             if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
                 return ClosingList(body, self._purge)
             return body

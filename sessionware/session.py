@@ -377,9 +377,9 @@ class Session(MutableMapping[str, Any]):
 
     def _values(self) -> dict[str, Any]:
         self.accessed = True
-        life = self.life
-        if life is None or life.values is None:
-            life = self._resolved()
+        life = self.life or self._opened()
+        if life.values is None:
+            life.resolve()
         return life.values  # type: ignore[return-value]  # resolve gives them
 
     def _values_to_change(self) -> dict[str, Any]:

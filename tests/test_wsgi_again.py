@@ -11,6 +11,7 @@ from webob import Request
 
 from sessionware import Session, SessionMiddleware, StoreUnavailable
 from sessionware.database import PATIENCE_SECONDS
+from sessionware.keys import new_key
 from tests.support.site import NAME, Site, ignore, look
 from tests.support.wsgi import call
 
@@ -165,35 +166,35 @@ def test_an_environ_that_is_served_again_after_an_outage_is_a_request_of_its_own
         pytest.param(lambda session: session.flush(), None, id="logout"),
     ],
 )
+@pytest.mark.parametrize("verb", ["load", "load_any"], ids=["one key", "with a planted one"])
 def test_a_thread_that_looks_the_session_up_does_not_undo_what_another_does(
-    site: Site, act: Callable[[Session], Any], user: str | None, monkeypatch: pytest.MonkeyPatch
+    site: Site, act: Callable[[Session], Any], user: str | None, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login would be lost without a word, and a logout interrupted, by a look that had begun before."""
     key = site.begin(a=1)
+    cookie = f"{NAME}={key}" if verb == "load" else f"{NAME}={new_key()}; {NAME}={key}"
     asked, acted = threading.Event(), threading.Event()
-    load = site.store.load
+    ask = getattr(site.store, verb)
 
-    def slow(digest: bytes) -> Any:
+    def slow(digests: Any) -> Any:
         monkeypatch.undo()
-        found = load(digest)
+        found = ask(digests)
         asked.set()
-        acted.wait(0.5)  # in vain where who acts waits for who looks
+        assert acted.wait(PATIENCE)
         return found
 
     def page(session: Session) -> Any:
-        looking, acting = (
-            threading.Thread(target=session.keys),
-            threading.Thread(target=lambda: (act(session), acted.set())),
-        )
-        monkeypatch.setattr(site.store, "load", slow)
+        looking = threading.Thread(target=session.keys)
+        acting = threading.Thread(target=lambda: (act(session), acted.set()))
+        monkeypatch.setattr(site.store, verb, slow)
         looking.start()
-        asked.wait(PATIENCE)
+        assert asked.wait(PATIENCE)
         acting.start()
-        looking.join(PATIENCE)
         acting.join(PATIENCE)
+        looking.join(PATIENCE)
         return session.user_id
 
-    visit = site.visit(page, key)
+    visit = site.visit(page, cookie=cookie)
 
     assert (visit.reply.status, visit.value) == (200, user)
     assert site.store.read(key) is None
