@@ -36,9 +36,9 @@ class Statement:
 
     def __init__(self, clause: sa.ClauseElement, dialect: sa.Dialect) -> None:
         compiled: Any = clause.compile(dialect=dialect)
-        self._text = str(compiled)
+        self.text = str(compiled)
         constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._bind = _binder(compiled.positiontup, constants)
+        self.bind = _binder(compiled.positiontup, constants)
         self.selects = isinstance(clause, sa.Select | sa.TextClause)
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
@@ -46,7 +46,7 @@ class Statement:
         cursor: Any = None
         try:
             cursor = connection.cursor()
-            cursor.execute(self._text, self._bind(values))
+            cursor.execute(self.text, self.bind(values))
             return cursor.fetchall() if self.selects else cursor.rowcount  # the cursor goes with this frame
         except Exception as error:
             raise Failed(error) from None

@@ -4,10 +4,11 @@ from importlib import import_module
 from wsgiref.types import WSGIApplication
 
 LIMIT = "limit"
+STATEMENTS = "statements"
 OURS = "sessionware"
 
 # name -> module that has `build(name, url)`
-OWN = {"bare": "bare", LIMIT: "limit", OURS: "ours"}
+OWN = {"bare": "bare", LIMIT: "limit", STATEMENTS: "statements", OURS: "ours"}
 PEERS = {
     "beaker": "beaker",
     "beaker-noatime": "beaker",
@@ -23,6 +24,7 @@ MODULES = OWN | PEERS
 # the same requests without any session, to be subtracted
 WITHOUT_SESSIONS = {
     "limit": "bare",
+    "statements": "bare",
     "sessionware": "bare",
     "beaker": "bare",
     "beaker-noatime": "bare",

@@ -51,7 +51,7 @@ class Limit:
         return [body]
 
     def _with_session(self, path: str, environ: WSGIEnvironment, headers: list[tuple[str, str]]) -> bytes:
-        key = _key_in(environ)
+        key = key_in(environ)
         now = int(time.time())
         row = self._execute(self._select, (key, now)).fetchone() if key else None
         values = json.loads(row[0]) if row else {}
@@ -75,7 +75,8 @@ class Limit:
         return execute(sql, values)
 
 
-def _key_in(environ: WSGIEnvironment) -> str | None:
+def key_in(environ: WSGIEnvironment) -> str | None:
+    """Return the key in the cookie."""
     for pair in environ.get("HTTP_COOKIE", "").split(";"):
         name, _, value = pair.strip().partition("=")
         if name == "__Host-sid":
