@@ -24,7 +24,7 @@ def shop(environ, start_response):
     """Answer one request."""
     request = Request(environ)
     method = "GET" if request.method == "HEAD" else request.method
-    page = PAGES.get((method, environ["PATH_INFO"]))
+    page = PAGES.get((method, environ.get("PATH_INFO", "")))
     try:
         response = HTTPNotFound() if page is None else page(request)
     except HTTPException as refusal:

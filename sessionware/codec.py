@@ -55,7 +55,7 @@ class Codec(Protocol):
         """Return *values* as ASCII text; raise UnstorableValue, naming the path, for what cannot be kept."""
 
     def decode(self, text: str) -> dict[str, Any]:
-        """Return the values of *text*; raise Undecodable, and nothing else, for a text that opens to none."""
+        """Return the values of *text*; raise Undecodable, and nothing else, for a text that it cannot open."""
 
 
 class TaggedJSON:
@@ -80,7 +80,7 @@ class TaggedJSON:
         try:
             return _ascii_json(_tag_dict(values, ()))
         except RecursionError:
-            pass
+            pass  # refused below, where the stack has room again
         return _refuse((), "is nested too deep for what is left of Python's stack")
 
     def decode(self, text: str) -> dict[str, Any]:

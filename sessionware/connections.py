@@ -12,7 +12,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, SingletonThreadPool, StaticPool
 
-from .engine import commit_of_listeners, enter_autocommit, in_memory
+from .engine import commit_what_listeners_began, enter_autocommit, in_memory
 from .statement import Connection, Failed
 from .trouble import Kind, diagnose
 
@@ -29,7 +29,7 @@ class Connections:
     def __init__(self, engine: sa.Engine, *, borrowed: bool) -> None:
         self._engine = engine
         self._borrowed = borrowed
-        self._shared = isinstance(engine.pool, StaticPool | SingletonThreadPool)
+        self.shared = isinstance(engine.pool, StaticPool | SingletonThreadPool)
         self._most_idle = self._choose_most_idle()
         self._start_empty()
 
@@ -114,8 +114,8 @@ class Connections:
 
     def _borrow(self, connection: PoolProxiedConnection) -> Restore:
         try:
-            if not self._shared:
-                commit_of_listeners(connection.dbapi_connection, self._engine.dialect)
+            if not self.shared:
+                commit_what_listeners_began(connection.dbapi_connection, self._engine.dialect)
             return enter_autocommit(connection.dbapi_connection, self._engine.dialect)
         except Exception as error:
             raise Failed(error) from None

@@ -15,10 +15,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .connections import Connections
-from .engine import SUPPORTED, open_engine
+from .engine import SUPPORTED, in_memory, open_engine
 from .errors import ConfigurationError, StoreUnavailable
 from .events import logger
 from .statement import Connection, Execute, Failed, Statement
@@ -39,7 +38,8 @@ _LONGEST_PAUSE_SQLITE = 0.001
 # a writer is refused at once, whatever its busy timeout.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
 
-# A server may be told to begin another one with each COMMIT (completion_type): what is written then, nobody commits.
+# A server may be set to begin a new transaction after each COMMIT (completion_type): nobody commits what is written
+# in that.
 _END = dict.fromkeys(("mysql", "mariadb"), " AND NO CHAIN NO RELEASE")
 
 _MYSQL_LOCKS = (
@@ -57,7 +57,7 @@ _LOCKS = {
 
 
 class DuplicateKey(StoreUnavailable):
-    """An INSERT or a change of key met a row that has this key already."""
+    """An INSERT or a change of key met a row that has this key already, or CREATE TABLE a table."""
 
 
 class TableMissing(StoreUnavailable):
@@ -83,12 +83,12 @@ class Database:
             raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
         if self.dialect.is_async:
             raise ConfigurationError(f"database must have a driver for WSGI, which {self.dialect.driver} is not.")
-        if self.dialect.name != "sqlite" and isinstance(self.engine.pool, StaticPool | SingletonThreadPool):
+        self.connections = Connections(self.engine, borrowed=isinstance(database, sa.Engine))
+        if self.connections.shared and not in_memory(self.engine.url):
             raise ConfigurationError(
                 "database must have a pool that gives us a connection of our own: on one that is shared, each "
                 "statement of a session would be part of the application's transaction, or end it."
             )
-        self.connections = Connections(self.engine, borrowed=isinstance(database, sa.Engine))
         self._create_missing = create_missing
         self.turn = self._new_turn()
         self._process = os.getpid()

@@ -65,11 +65,12 @@ def _url(database: str | sa.URL) -> sa.URL:
 
 def in_memory(url: sa.URL) -> bool:
     """Return whether *url* is of a SQLite database that lives in its connection."""
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+    named = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and named
 
 
-def commit_of_listeners(connection: Any, dialect: sa.Dialect) -> None:
-    """Commit what listeners of the application's pool have begun on *connection*, which nobody else has.
+def commit_what_listeners_began(connection: Any, dialect: sa.Dialect) -> None:
+    """Commit what listeners of the application's pool have begun on *connection*, which is lent to us alone.
 
     On SQLite our writes would be part of that, and go with the pool's rollback; psycopg would refuse autocommit.
     """
@@ -130,7 +131,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
             break
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                mode = "that of a file that may only be read"
+                mode = "unchanged"  # a file that may only be read
                 break
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:
@@ -149,7 +150,7 @@ def _set_up_postgresql(connection: Any, _record: object) -> None:
 
 def _set_up_mysql(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
-        # The second is for what mysqldump and ALTER TABLE lock; it would be a day.
+        # The second is for what mysqldump and ALTER TABLE lock; it would be a day, on MySQL a year.
         cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}, lock_wait_timeout = {_LOCK_SECONDS}")
 
 

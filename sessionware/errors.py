@@ -5,7 +5,7 @@
     ├── SessionInterrupted                another request ended or rotated this session meanwhile: 400
     ├── SessionTooLarge (ValueError)      the encoded values exceed ``max_bytes``
     ├── UnstorableValue (TypeError)       a value that JSON with type tags cannot hold
-    ├── SessionConflict                   ``atomic`` could not get its turn
+    ├── SessionConflict                   ``atomic`` could not get its turn: 503
     ├── ResponseStarted                   a new session was needed after the headers had left
     └── StoreUnavailable                  the database did not answer: 503
 

@@ -55,6 +55,8 @@ class Finding:
             self.stale, self.unreadable = True, digest
             self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
             return {}
+        if self.settled:
+            return {}  # while a slow codec was at it
         self.key, self.digest, self.record = key, digest, record
         return values
 

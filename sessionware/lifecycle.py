@@ -13,7 +13,7 @@ from . import keys
 from .codec import TaggedJSON, Undecodable
 from .errors import SessionConflict, SessionInterrupted, SessionTooLarge, StoreUnavailable, UnstorableValue
 from .finding import Finding, Values
-from .merge import Merged, adopt, merge, same
+from .merge import adopt, merge, same
 from .record import Record, new_revision
 from .settings import SessionSettings
 
@@ -132,21 +132,21 @@ class Lifecycle(Finding):
         browser may have got a newer one. So the use is not noted either, or the next one, which can have
         the cookie sent, would not be due.
         """
-        before, due = self.record, self.cookie_due
-        self._aside = before is not None and self.next_key is None and self.expiry == before.expiry
+        stored = self.record
+        self._aside = stored is not None and self.next_key is None and self.expiry == stored.expiry
         try:
             self.save(text)
         finally:
-            aside, self._aside = self._aside, False
-        if aside and self.record is not None:
-            self.cookie_due = due
+            self._aside = False
 
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
         if len(text) > self._settings.max_bytes:
             self._refuse_size(values, len(text))
         if not text.isascii():
-            raise UnstorableValue("The codec did not encode to ASCII text, as its column and max_bytes need it.")
+            raise UnstorableValue(
+                "The codec must encode to ASCII: max_bytes counts bytes, and the column holds no other."
+            )
         return text
 
     def _refuse_size(self, values: Values, size: int) -> NoReturn:
@@ -167,14 +167,12 @@ class Lifecycle(Finding):
         if old is not None and self._aside:
             now, end = old.used_at, self._end_aside(old, end)
         draft = Record(text, self._settings.codec.format, new_revision(), self.user_id, created, now, end, self.expiry)
-        return self._unconfirmed(draft) if old is None or self.new else draft
-
-    def _unconfirmed(self, draft: Record) -> Record:
-        end = self._settings.lifetime.first_end(draft)
-        return draft if end == draft.expires_at else draft._replace(expires_at=end)
+        if (old is None or self.new) and self._settings.lifetime.unconfirmed is not None:
+            return draft._replace(expires_at=self._settings.lifetime.first_end(draft))
+        return draft
 
     def _end_aside(self, old: Record, end: int) -> int:
-        """Return when a session ends that is written without its cookie: at *end*, if its key came back before."""
+        """Return when a session that is stored aside ends: at *end*, or as before while its key has not come back."""
         return old.expires_at if self._settings.lifetime.is_unconfirmed(old) else end
 
     def _create(self, text: str) -> None:
@@ -240,15 +238,20 @@ class Lifecycle(Finding):
             base = theirs if self.cleared else self.decode(self.record)
         except Undecodable:
             self._interrupt(None)
+        self._report_merge(self._go_on_from(found, base, theirs))
+
+    def _go_on_from(self, record: Record, base: Values, theirs: Values) -> int:
+        """Make *record* our base, and merge *theirs*, its values, into ours; return how many keys both had changed."""
+        assert self.record is not None, "only a stored session has a base"
         merged = merge(base, self.open(), theirs, self._settings.on_conflict)
         adopt(self.open(), merged.values)
         if self.expiry == self.record.expiry:
-            self.expiry = found.expiry
-        self.record = found
-        self._report_merge(merged)
+            self.expiry = record.expiry
+        self.record = record
+        return len(merged.conflicts)
 
-    def _report_merge(self, merged: Merged) -> None:
-        reason = f"{len(merged.conflicts)} keys changed on both sides"
+    def _report_merge(self, conflicts: int) -> None:
+        reason = f"{conflicts} keys changed on both sides"
         self._settings.events.emit("merged", keys.handle(self.digest), self.user_id, reason)
 
     def _interrupt(self, found: Record | None) -> NoReturn:
@@ -272,14 +275,14 @@ class Lifecycle(Finding):
     def _stored(self, draft: Record, outcome: Outcome) -> None:
         self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
-        self.outcome, self.cookie_due = outcome, True
+        self.outcome, self.cookie_due = outcome, self.cookie_due or not self._aside
 
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         since = self.admitted_at
         if since is None:
             return
-        self.cookie_due = False  # should the answer not come, nobody gets a key that may be a revoked user's
+        self.cookie_due = False  # until this is answered nobody gets the key: its user may have been revoked
         if not self._store.revoked_since(self.user_id, since, handles, moved=moved):
             self.cookie_due = True
             return
@@ -301,7 +304,7 @@ class Lifecycle(Finding):
         if self.is_shut():
             raise SessionInterrupted(ended=False)
         if self.cleared and self.record is not None:
-            self.save_aside(self._encode(self.open()))  # *change* is to see nothing of what is to go
+            self._store_cleared()
         if self.record is None:
             return self._atomic_new(change)
         found: Record | None = self.record
@@ -317,6 +320,13 @@ class Lifecycle(Finding):
             time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
             found = self._store.load(self.digest)
         return self._atomic_locked(change)
+
+    def _store_cleared(self) -> None:
+        """Let go what is to go, before a change can see it."""
+        expiry = self.expiry
+        self.save_aside(self._encode(self.open()))
+        if self.record is None:
+            self.expiry = expiry  # one in the past has ended it, and holds for what follows
 
     def _atomic_new(self, change: Callable[[Values], T]) -> T:
         values = self._settings.codec.decode(self._encode(self.open()))
@@ -365,14 +375,9 @@ class Lifecycle(Finding):
     def _rebase(self, draft: Record) -> None:
         """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
         assert self.record is not None, "only a stored session is rebased"
-        theirs = self.decode(draft)
-        merged = merge(self.decode(self.record), self.open(), theirs, self._settings.on_conflict)
-        adopt(self.open(), merged.values)
-        if merged.conflicts:
-            self._report_merge(merged)
-        if self.expiry == self.record.expiry:
-            self.expiry = draft.expiry
-        self.record = draft
+        conflicts = self._go_on_from(draft, self.decode(self.record), self.decode(draft))
+        if conflicts:
+            self._report_merge(conflicts)
         if self.outcome is _READ:
             self.outcome = _SAVED
 
@@ -389,7 +394,7 @@ class Lifecycle(Finding):
         if self.superseded:
             raise SessionInterrupted(ended=False)
         if self.rivals or self.unreadable:
-            self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
+            self.end("login")  # whichever was the visitor's, readable here or not: from now on there is one
         values = self.open()
         if self.user_id not in (None, user_id):
             values.clear()

@@ -4,7 +4,8 @@ Pure functions. A change is found by comparing with the common base, key by key,
 dictionaries at every level; any other value changes as a whole.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -112,26 +113,38 @@ def _essence(value: Any) -> Any:
     return kind, value
 
 
-def adopt(mine: dict[Any, Any], merged: dict[Any, Any], seen: set[int] | None = None) -> None:
+def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:
     """Change *mine* to equal *merged* in place, so that references the application holds stay good.
 
-    *seen* holds the identities of what was met: one object may stand under two keys, and can equal but one of them.
+    But for what stands in several places of *mine*: it can equal but one of them, and is replaced.
     """
-    seen = set() if seen is None else seen
+    _adopt(mine, merged, Counter(_containers(mine)))
+
+
+def _adopt(mine: dict[Any, Any], merged: dict[Any, Any], places: Counter[int]) -> None:
     for key in [key for key in mine if key not in merged]:
         del mine[key]
     for key, value in merged.items():
         old = mine.get(key, MISSING)
-        first, kind = id(old) not in seen, type(old)
-        seen.add(id(old))
-        if first and kind is dict and type(value) is dict:
-            adopt(old, value, seen)
+        kind = type(old) if type(old) is type(value) and places[id(old)] == 1 else None
+        if kind is dict:
+            _adopt(old, value, places)
         elif same(old, value):
             continue
-        elif first and kind is list and type(value) is list:
+        elif kind is list:
             old[:] = value
-        elif first and kind is set and type(value) is set:
-            old.intersection_update(value)
+        elif kind is set:
+            old.clear()
             old.update(value)
         else:
             mine[key] = value
+
+
+def _containers(value: Any) -> Iterator[int]:
+    """Yield the identity of each container in *value* as often as it stands there."""
+    kind = type(value)
+    if kind in (dict, list, tuple, set):
+        yield id(value)
+    if kind in (dict, list, tuple):
+        for item in value.values() if kind is dict else value:
+            yield from _containers(item)

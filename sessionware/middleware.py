@@ -26,7 +26,7 @@ from .headers import NO_STORE, VARY, Headers, are_plain, forbid_storing, set_coo
 from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
 from .record import Lifetime
-from .session import Session
+from .session import ENVIRON_KEY, Session
 from .settings import SessionSettings
 from .store import SessionStore
 
@@ -80,14 +80,14 @@ class SessionMiddleware:
         purge_interval: timedelta | int | None = timedelta(minutes=5),
         create_table: bool = True,
         codec: Codec | None = None,
-        environ_key: str = "sessionware.session",
+        environ_key: str = ENVIRON_KEY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         options.function("app", app, optional=False)
         options.function("on_conflict", on_conflict)
         options.clock("clock", clock)
         if clock is time.time and isinstance(database, SessionStore):
-            clock = database.clock  # who is live is one question
+            clock = database.clock  # one for both, or one purges what the other takes for alive
         self.app = app
         self.cookie = SessionCookie(
             cookie_name,
@@ -137,7 +137,6 @@ class SessionMiddleware:
             elif exchange.started:
                 exchange.send_headers()
         except StopIteration:
-            session.headers_sent = True
             session.commit_late()  # so applications tell gunicorn that they have hijacked the connection
             raise
         except _ANSWERED as error:
@@ -202,7 +201,7 @@ class SessionMiddleware:
         return dressed
 
     def _is_over(self, environ: "WSGIEnvironment") -> bool:
-        """Return whether the session in *environ* is that of a request which has been answered: it is served again."""
+        """Return whether the session in *environ* is that of a request that is over: it is served again."""
         session = environ[self.environ_key]
         return isinstance(session, Session) and session.headers_sent
 
@@ -231,7 +230,6 @@ class SessionMiddleware:
         if not exchange.started:
             if complete:
                 if not isinstance(body, list | tuple):
-                    session.headers_sent = True
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
@@ -283,8 +281,7 @@ class SessionMiddleware:
         if not isinstance(error, SessionInterrupted):
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
-        # A fault takes nobody's cookie. But a key that is stored already is the only way to its session, and who
-        # asked to be logged out is, in the browser at least.
+        # A fault takes nobody's cookie; but a key that is stored already must reach its visitor, and a logout too.
         cookie = None if session.life is None else self._cookie_after(session.life, answer.status)
         if cookie is not None:
             headers = set_cookie(headers, self.cookie.name, cookie)

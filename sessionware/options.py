@@ -13,6 +13,8 @@ _LONGEST_SECONDS = 36525 * 86400
 
 _LARGEST_FORMAT = 32_767  # of a small integer
 
+_WSGI_OWN = re.compile(r"[A-Z][A-Z0-9_]*|wsgi\..*")
+
 
 def seconds(name: str, value: timedelta | int) -> int:
     """Return a duration, given as timedelta or whole seconds, in seconds."""
@@ -47,9 +49,9 @@ def codec(name: str, value: Any) -> None:
     """Check something that turns values into text and back."""
     able = callable(getattr(value, "encode", None)) and callable(getattr(value, "decode", None))
     number = getattr(value, "format", None)
-    if isinstance(value, type) or not able or type(number) is not int or not 0 <= number <= _LARGEST_FORMAT:
+    if isinstance(value, type) or not able or type(number) is not int or not 1 <= number <= _LARGEST_FORMAT:
         raise ConfigurationError(
-            f"{name} must be an object with encode, decode, and a whole number up to {_LARGEST_FORMAT} as format."
+            f"{name} must be an object with encode, decode, and a whole number from 1 to {_LARGEST_FORMAT} as format."
         )
 
 
@@ -62,9 +64,6 @@ def clock(name: str, value: Any) -> None:
         now = None
     if isinstance(now, bool) or not isinstance(now, int | float) or not isfinite(now):
         raise ConfigurationError(f"{name} must return epoch seconds when it is called without arguments.")
-
-
-_WSGI_OWN = re.compile(r"[A-Z][A-Z0-9_]*|wsgi\..*")
 
 
 def environ_key(name: str, value: str) -> str:

@@ -66,16 +66,12 @@ class Lifetime:
     unconfirmed: int | None = None
 
     def __post_init__(self) -> None:
-        """Take whole seconds or timedelta. Raises ConfigurationError."""
+        """Take whole seconds or timedelta, and keep seconds. Raises ConfigurationError."""
         options.flag("browser", self.browser)
         for name in ("idle", "absolute", "unconfirmed"):
             value = getattr(self, name)
             if name == "idle" or value is not None:
                 object.__setattr__(self, name, options.seconds(name, value))
-
-    def idle_of(self, expiry: int | None) -> int:
-        """Return after how many seconds without use a session with this *expiry* is dead."""
-        return expiry if expiry is not None and expiry > 0 else self.idle
 
     def expires_at(self, created_at: int, used_at: int, expiry: int | None) -> int:
         """Return the moment from which the session is dead if it is not used again."""

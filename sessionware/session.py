@@ -20,6 +20,8 @@ T = TypeVar("T")
 # What cannot change behind our back after it was handed out; anything else is compared at the end.
 _IMMUTABLE = frozenset({str, int, bool, float, bytes, type(None)})
 
+ENVIRON_KEY = "sessionware.session"
+
 _STORED: Any = object()
 
 
@@ -127,7 +129,7 @@ class Session(MutableMapping[str, Any]):
         values = self._values_to_change()
         try:
             values.update(other, **more)
-        finally:  # of pairs that are none, the good ones before them are set
+        finally:  # a bad pair raises after the good ones before it were set
             self._hand_out()
             self._changed()
 
@@ -182,7 +184,7 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def modified(self) -> bool:
-        """Whether the values were changed. May be set: True has what there is stored in any case."""
+        """Whether the values were changed. May be set: True has it stored even if nothing differs."""
         return self._modified or (self._handed_out and self._opened().pending(dirty=True) is not None)
 
     @modified.setter
@@ -201,6 +203,8 @@ class Session(MutableMapping[str, Any]):
     def save(self) -> None:
         """Store the session now, as a new one if need be, even an empty one.
 
+        No cookie is sent for that but for a new session, a new key or another expiry.
+
         Raises SessionInterrupted if another request has ended or rotated it, SessionTooLarge,
         UnstorableValue, ResponseStarted and StoreUnavailable.
         """
@@ -214,7 +218,8 @@ class Session(MutableMapping[str, Any]):
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
 
         For read-modify-write: counters, lists. *change* runs again if another request came between, so
-        it must do nothing but change *values*. Raises SessionConflict, and as `save` does.
+        it must do nothing but change *values*. After `clear`, or the login of another user, what this request
+        has set so far is stored first. Raises SessionConflict, and as `save` does.
         """
         self._values_to_change()
         return self._resolved().atomic(change)
@@ -323,8 +328,8 @@ class Session(MutableMapping[str, Any]):
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
-            store = life.save_aside if self.headers_sent else life.save
-            store(text)
+            save = life.save_aside if self.headers_sent else life.save
+            save(text)
         elif life.record is not None:
             if extend:
                 life.touch()
@@ -349,6 +354,7 @@ class Session(MutableMapping[str, Any]):
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
+        self.headers_sent = True
         life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
@@ -445,7 +451,7 @@ def _at(moment: float) -> int:
     return -max(int(moment), 1)
 
 
-def get_session(environ_or_request: Any, environ_key: str = "sessionware.session") -> Session:
+def get_session(environ_or_request: Any, environ_key: str = ENVIRON_KEY) -> Session:
     """Return the session from a WSGI environ, or from anything that has one as ``.environ`` or ``.env``.
 
     Raises ConfigurationError if no SessionMiddleware with this *environ_key* is around the application.

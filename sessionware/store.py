@@ -39,7 +39,10 @@ _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One live session as people may see it. *handle* names it for `revoke` and is no credential; times are UTC."""
+    """One live session as people may see it. *handle* names it for `revoke` and is no credential; times are UTC.
+
+    *last_used_at* is the last use that was noted: up to 5 % of the idle timeout ago.
+    """
 
     handle: str
     user_id: str | None
@@ -80,7 +83,7 @@ class SessionStore:
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock
-        self._sql = Statements(self.table, self.database.dialect, has_log=not in_memory(self.database.engine.url))
+        self._sql = Statements(self.table, self.database.dialect, in_memory=in_memory(self.database.engine.url))
 
     # Verbs of sessions
 
@@ -421,7 +424,7 @@ class SessionStore:
         """
         stamp = _microseconds(time.time())
         record = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
-        self._leave_mark(_mark_of(user_id, kept), record)
+        self._leave_mark(_mark_of(user_id, others=kept is not None), record)
         return stamp
 
     def _leave_mark(self, digest: bytes, record: Record) -> None:
@@ -434,15 +437,19 @@ class SessionStore:
         raise StoreUnavailable("The revocation could not be recorded.")
 
     def _finish_mark(self, user_id: str | None, kept: str | None, stamp: int) -> None:
-        values = {"digest": _mark_of(user_id, kept), "base": stamp, "p_expiry": _microseconds(time.time())}
+        values = {
+            "digest": _mark_of(user_id, others=kept is not None),
+            "base": stamp,
+            "p_expiry": _microseconds(time.time()),
+        }
         self.database.write(self._sql.finish_mark, values, repeatable=True)
 
     def _keep_no_other(self, user_id: str, kept: str) -> None:
-        """Have an earlier revocation that kept another session keep none: that one ends now, and its mark goes."""
+        """Have an earlier revocation that kept another session count for that one too: its mark is overwritten next."""
         marks = self._marks_of(user_id)
-        whole = max((began for began, _, _, handle in marks if handle is None), default=0)
+        last_of_all = max((began for began, _, _, handle in marks if handle is None), default=0)
         for began, ended, _, handle in marks:
-            if handle not in (None, kept) and began > whole:
+            if handle not in (None, kept) and began > last_of_all:
                 record = _tombstone(int(self.clock()))._replace(revision=began, expiry=ended)
                 self._leave_mark(_mark_of(user_id), record)
 
@@ -450,7 +457,7 @@ class SessionStore:
         """Return the marks of what was revoked of *user_id*, and of everybody."""
         digests = [_mark_of(None)]
         if user_id is not None:
-            digests += [_mark_of(user_id), _mark_of(user_id, kept="one")]
+            digests += [_mark_of(user_id), _mark_of(user_id, others=True)]
         return self.database.read(self._sql.find_marks, numbered(digests, 3))
 
 
@@ -495,12 +502,12 @@ def _tombstone(now: int) -> Record:
     return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
 
 
-def _mark_of(user_id: str | None, kept: str | None = None) -> bytes:
-    """Return the digest of a revocation's mark; one that *kept* a session has a mark beside that of one that did not.
+def _mark_of(user_id: str | None, *, others: bool = False) -> bytes:
+    """Return the digest of the mark of a revocation; that of *others*, which kept a session, has one of its own.
 
     No session key, having no space, can lead to it.
     """
-    subject = "all" if user_id is None else f"user {user_id}" if kept is None else f"others of {user_id}"
+    subject = "all" if user_id is None else f"{'others of' if others else 'user'} {user_id}"
     return hashlib.sha256(f"revoked {subject}".encode()).digest()
 
 

@@ -122,14 +122,14 @@ def _unpacked(row: Sequence[Any]) -> Record:
 class Statements:
     """The statements on one table, compiled once for one dialect. Values are named ``p_column``.
 
-    *has_log*: SQLite keeps a log (WAL) that is to be copied back, or may.
+    *in_memory*: SQLite keeps no log (WAL) that would have to be copied back.
     """
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect, *, has_log: bool) -> None:
+    def __init__(self, table: sa.Table, dialect: sa.Dialect, *, in_memory: bool) -> None:
         self._table = table
         self._c = c = _unqualified(table)
         self._dialect = positional(dialect)
-        self._has_log = has_log and dialect.name == "sqlite"
+        self._has_log = dialect.name == "sqlite" and not in_memory
         self._for_counts: dict[tuple[int, str], Statement] = {}
         self._everything = {column.name: _p(f"p_{column.name}", column.type) for column in table.columns}
         self._here = c.digest == _p("digest", c.digest.type)

@@ -14,7 +14,7 @@ class Kind(Enum):
 
     TRANSIENT = auto()  # the database undid it and says: again
     NO_ROOM = auto()  # all connections of the pool were lent for as long as it waits
-    LOST = auto()  # the connection is of no more use: broken, or its server has become read-only
+    LOST = auto()  # the connection is of no more use: broken, its server read-only, or its statements outdated
     DUPLICATE = auto()  # a key, or a table, that exists
     NO_TABLE = auto()
     UNREACHABLE = auto()

@@ -288,14 +288,16 @@ def test_nothing_of_one_user_is_left_in_the_session_of_another(sqlite: str) -> N
     assert middleware.store.sessions_of("ann") == []
 
 
-def test_a_new_session_that_has_ended_already_is_not_stored(sqlite: str) -> None:
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "new"])
+def test_a_session_that_has_ended_already_is_not_stored(sqlite: str, stored: bool) -> None:
     """An expiry in the past ends it, whichever way it was to be stored."""
     middleware = middleware_on(sqlite)
-    visit = Visit(middleware, None)
+    visit = Visit(middleware, middleware.store.create(VALUES) if stored else None)
+    visit.session.clear()
     visit.session.set_expiry(-1)
     visit.session.atomic(increment)
 
-    assert visit.end().cookie is None
+    assert not visit.end().cookie
     assert middleware.store.count() == 0
 
 

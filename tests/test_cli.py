@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -255,15 +254,17 @@ def test_help_names_the_commands(command: Command) -> None:
     assert "SESSIONWARE_DATABASE" in output
 
 
-def run_process(words: list[str], database: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+def run_process(
+    words: list[str], database: str, typed: str = "", command: list[str] = COMMAND, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run the command as a process of its own."""
     return subprocess.run(
-        [*COMMAND, *words],
+        [*command, *words],
         input=typed,
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "SESSIONWARE_DATABASE": database},
+        env={**os.environ, "SESSIONWARE_DATABASE": database, **environment},
         timeout=60,
     )
 
@@ -281,31 +282,15 @@ def test_as_a_process(any_engine: str) -> None:
 def test_show_in_a_terminal_that_cannot_print_it(sqlite: str) -> None:
     """What it has no letters for is written as Python writes it."""
     key = SessionStore(sqlite).create({"name": "\u6f22"})
-    shown = subprocess.run(
-        [*COMMAND, "show"],
-        input=key.encode(),
-        capture_output=True,
-        cwd=ROOT,
-        env={**os.environ, "SESSIONWARE_DATABASE": sqlite, "PYTHONIOENCODING": "latin-1"},
-        timeout=60,
-        check=True,
-    )
+    shown = run_process(["show"], sqlite, typed=f"{key}\n", PYTHONIOENCODING="latin-1")
 
-    assert shown.stdout == b"{'name': '\\u6f22'}\n"
+    assert (shown.returncode, shown.stdout) == (0, "{'name': '\\u6f22'}\n")
 
 
-def test_show_without_an_input_is_a_line(sqlite: str) -> None:
-    """As a job that was started with its input closed."""
+def test_show_with_its_input_closed_says_so_in_one_line(sqlite: str) -> None:
+    """As of a job that was started so."""
     SessionStore(sqlite).create_table()
-    shown = subprocess.run(
-        ["sh", "-c", f"{shlex.join([*COMMAND, 'show'])} <&-"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "SESSIONWARE_DATABASE": sqlite},
-        timeout=60,
-        check=False,
-    )
+    shown = run_process(["show"], sqlite, command=["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND])
 
     assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
 

@@ -272,17 +272,17 @@ def test_a_listener_that_begins_a_transaction_takes_no_write_with_it(
 
     sa.event.listen(engine, event, listen)
     store = SessionStore(engine, clock=clock)
-    keys = [store.create({"a": n}) for n in range(3)]
+    made = [store.create({"a": n}) for n in range(3)]
     sa.event.remove(engine, event, listen)
 
-    assert [SessionStore(database, clock=clock).read(key) for key in keys] == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert [SessionStore(database, clock=clock).read(key) for key in made] == [{"a": 0}, {"a": 1}, {"a": 2}]
     engine.dispose()
 
 
 @pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool])
-def test_a_server_connection_that_is_shared_is_refused(networked: str, pool: type[sa.Pool]) -> None:
-    """There a look at a session would commit what the application has under way, or end it."""
-    engine = sa.create_engine(networked, poolclass=pool)
+def test_a_connection_that_is_shared_is_refused(database: str, pool: type[sa.Pool]) -> None:
+    """A look at a session would commit what the application has under way, or a save would go with its rollback."""
+    engine = sa.create_engine(database, poolclass=pool)
 
     with pytest.raises(ConfigurationError, match="database must have a pool"):
         SessionStore(engine)
@@ -316,17 +316,20 @@ def test_a_purge_within_a_transaction_of_the_application_is_part_of_it(clock: Cl
         connection.exec_driver_sql("INSERT INTO orders VALUES (1)")
 
         assert store.purge() == 1
+        connection.rollback()
+    assert store.count_expired() == 1
     engine.dispose()
 
 
-def test_a_file_that_may_only_be_read_is_read(sqlite: str, clock: Clock) -> None:
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_file_that_may_only_be_read_is_read(sqlite: str, clock: Clock, journal: str) -> None:
     """Whatever its journal: its mode cannot be changed, and need not be."""
     path = sqlite.removeprefix("sqlite:///")
     writer = SessionStore(sqlite, clock=clock)
     key = writer.create({"a": 1})
     writer.database.connections.drop_all()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA journal_mode = DELETE").fetchall() == [("delete",)]
+        assert connection.execute(f"PRAGMA journal_mode = {journal}").fetchall() == [(journal,)]
     store = SessionStore(f"sqlite:///file:{path}?mode=ro&uri=true", clock=clock)
 
     assert store.read(key) == {"a": 1}

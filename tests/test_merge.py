@@ -220,6 +220,8 @@ def test_adopting_makes_it_equal_where_one_object_stands_twice(mine: Values, mer
     """As with "same as the shipping address": what was merged into one of them must not go into both."""
     shared: Any = {"street": "A", "lines": [1]}
     mine |= dict.fromkeys(names, shared)
+    mine["list"] = [shared]
+    merged = {"list": [{"street": "A", "lines": [1]}], **merged}
     before = exact(merged)
     adopt(mine, merged)
 
@@ -235,6 +237,14 @@ def test_adopting_keeps_containers_the_application_holds(kind: Any) -> None:
 
     assert mine == {"held": kind({2: 2, 3: 3})}
     assert mine["held"] is held
+
+
+def test_adopting_tells_equal_members_of_sets_apart() -> None:
+    """1, 1.0 and True are equal, and not the same."""
+    mine = {"held": {1}}
+    adopt(mine, {"held": {True, 5}})
+
+    assert {type(member) for member in mine["held"]} == {bool, int}
 
 
 def test_adopting_keeps_what_is_unchanged() -> None:

@@ -51,8 +51,10 @@ def store(**options: Any) -> SessionStore:
         *[("on_conflict", value) for value in ("mine", 1, {})],
         *[("on_event", value) for value in ("log", 1, [])],
         *[("clock", value) for value in (None, 12345, "now")],
-        *[("clock", value) for value in (dict, lambda: None, lambda: True, lambda: float("nan"), lambda moment: 1.0)],
-        *[("clock", datetime.now)],
+        *[
+            ("clock", value)
+            for value in (dict, lambda: None, lambda: True, lambda: float("nan"), lambda x: x, datetime.now)
+        ],
         *[("environ_key", value) for value in (None, "", 7, b"key", "HTTP_COOKIE", "PATH_INFO", "wsgi.input")],
         *[("codec", value) for value in ("json", TaggedJSON, object(), 1)],
         *[("codec", numbered(number)) for number in (-1, 40_000, 20_260_101, 1.0, True, None)],

@@ -69,12 +69,6 @@ def test_without_an_absolute_timeout_there_is_no_limit() -> None:
     assert FOREVER < 2**63
 
 
-@pytest.mark.parametrize(("expiry", "expected"), [(None, 1000), (0, 1000), (1, 1), (50, 50), (-1, 1000), (-50, 1000)])
-def test_the_idle_timeout_of_one_session(expiry: int | None, expected: int) -> None:
-    """Only a positive expiry is an idle timeout of its own."""
-    assert LIFETIME.idle_of(expiry) == expected
-
-
 @pytest.mark.parametrize(
     ("browser", "seconds", "expiry", "expected"),
     [

@@ -149,7 +149,10 @@ def test_s58_rows_of_robots_go_before_those_of_visitors(sqlite: str, pause: int)
         pytest.param(lambda session: (session.update(a=1), session.save(), session.update(b=1)), id="save and change"),
         pytest.param(lambda session: (session.update(a=1), session.save(), session.cycle_key()), id="save and rotate"),
         pytest.param(lambda session: session.atomic(lambda values: values.update(a=1)), id="atomic"),
-        pytest.param(lambda session: [session.atomic(lambda values: values.update(a=1))] * 2, id="atomic twice"),
+        pytest.param(
+            lambda session: [session.atomic(lambda values, n=n: values.update(a=n)) for n in (1, 2)],
+            id="atomic twice",
+        ),
     ],
 )
 @pytest.mark.parametrize("always", [False, True], ids=["", "save_every_request"])

@@ -15,12 +15,12 @@ from pyramid.interfaces import ISession
 from pyramid.request import Request
 from zope.interface import implementer
 
-from ..session import get_session
+from ..session import ENVIRON_KEY, get_session
 
 
 def includeme(config: Configurator) -> None:
     """Make the middleware's session Pyramid's."""
-    key = config.registry.settings.get("sessionware.environ_key", "sessionware.session")
+    key = config.registry.settings.get("sessionware.environ_key", ENVIRON_KEY)
     config.set_session_factory(partial(PyramidSession, environ_key=key))
 
 
@@ -31,7 +31,7 @@ class PyramidSession:
     Everything that is not of Pyramid goes through to the `Session`.
     """
 
-    def __init__(self, request: Request, environ_key: str = "sessionware.session") -> None:
+    def __init__(self, request: Request, environ_key: str = ENVIRON_KEY) -> None:
         self._session = get_session(request, environ_key)
 
     def __getattr__(self, name: str) -> Any:
