@@ -81,7 +81,7 @@ def show(options: Options) -> None:
         values = store.read(session_key)
     if values is None:
         raise click.ClickException("There is no live session with this key, or its row cannot be decoded.")
-    click.echo(pformat(values).encode(sys.stdout.encoding, "backslashreplace"))
+    click.echo(pformat(values).encode(getattr(sys.stdout, "encoding", "ascii"), "backslashreplace"))
 
 
 def _open(options: Options) -> SessionStore:

@@ -91,19 +91,13 @@ class Database:
             )
         self._create_missing = create_missing
         self.turn = self._new_turn()
-        self._process = os.getpid()
+        self.process = os.getpid()
         _databases.add(self)
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        if os.getpid() != self._process:
-            _in_child()  # uWSGI forks without telling Python
-        try:
-            rows: list[Any] = self.connections.lend(statement.run, values)
-            return rows
-        except Failed as failed:
-            trouble = failed.trouble
-        return self._recover(trouble, statement.run, values, time.monotonic() + PATIENCE_SECONDS, repeatable=True)
+        rows: list[Any] = self._repeat(statement.run, values)
+        return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
         """Run one change and return how many rows it hit.
@@ -111,7 +105,7 @@ class Database:
         With *repeatable* it is simply run again if the connection breaks; else that raises
         ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
         """
-        hit: int = self._insist(statement.run, values, writes=True, repeatable=repeatable)
+        hit: int = self._insist(statement.run, values, repeatable=repeatable)
         return hit
 
     def transaction(self, work: Callable[[Execute], T]) -> T:
@@ -119,7 +113,7 @@ class Database:
 
         *work* starts anew after a deadlock. Raises as `write` does.
         """
-        return self._insist(self._within, work, writes=True, repeatable=False)
+        return self._insist(self._within, work, repeatable=False)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -129,7 +123,7 @@ class Database:
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._insist(partial(self._while_locked, name), work, writes=False, repeatable=True)
+        return self._repeat(partial(self._while_locked, name), work)
 
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
@@ -139,7 +133,7 @@ class Database:
         """Start a forked child with nothing of its parent's; return what must be kept alive there."""
         self.turn = self._new_turn()  # the old one may be held by a thread that is not there
         inherited = self.connections.leave_to_parent()
-        self._process = os.getpid()
+        self.process = os.getpid()
         return inherited
 
     def _new_turn(self) -> Any:
@@ -169,9 +163,12 @@ class Database:
         if not execute(try_lock, {"name": name})[0][0]:
             return None
         try:
-            return work(execute)
-        finally:
+            result = work(execute)
+        except Exception:  # with others the connection is closed, and the lock gone with it
             _surely(partial(self._unlock, execute, unlock, name))
+            raise
+        _surely(partial(self._unlock, execute, unlock, name))
+        return result
 
     def _unlock(self, execute: Execute, unlock: Statement, name: str) -> None:
         if not execute(unlock, {"name": name})[0][0]:
@@ -181,11 +178,21 @@ class Database:
                 "`sessionware purge` past the pooler."
             )
 
-    def _insist(self, step: Callable[[Connection, V], T], value: V, *, writes: bool, repeatable: bool) -> T:
-        """Run *step* with *value*, in its turn if it *writes*, as often as its troubles allow within our patience."""
-        if os.getpid() != self._process:
+    def _repeat(self, step: Callable[[Connection, V], T], value: V) -> T:
+        """Run *step* with *value*, which may be run again, as often as its troubles allow within our patience."""
+        if os.getpid() != self.process:
             _in_child()  # uWSGI forks without telling Python
-        turn = self.turn if writes else None
+        try:
+            return self.connections.lend(step, value)
+        except Failed as failed:
+            trouble = failed.trouble
+        return self._recover(trouble, step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=True)
+
+    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
+        """Run *step* with *value*, which writes, once it has its turn, and as often as its troubles allow."""
+        if os.getpid() != self.process:
+            _in_child()
+        turn = self.turn
         if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
             raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
@@ -272,10 +279,13 @@ def _as_ours(trouble: Trouble) -> Exception:
 
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _inherited: list[object] = []
+_starting: dict[int, threading.Lock] = {}  # by process: a parent's may be held for ever
 
 
 def _in_child() -> None:
-    _inherited.extend(database.leave_to_parent() for database in _databases)
+    """Start what the parent had anew, once, whichever thread of the child comes first."""
+    with _starting.setdefault(os.getpid(), threading.Lock()):
+        _inherited.extend(each.leave_to_parent() for each in _databases if each.process != os.getpid())
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -65,7 +65,7 @@ def _url(database: str | sa.URL) -> sa.URL:
 
 def in_memory(url: sa.URL) -> bool:
     """Return whether *url* is of a SQLite database that lives in its connection."""
-    named = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    named = url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
     return url.get_backend_name() == "sqlite" and named
 
 
@@ -133,6 +133,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
                 mode = "unchanged"  # a file that may only be read
                 break
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:
                 raise

@@ -21,6 +21,9 @@ class Responder(Protocol):
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return the headers to be sent; called once, before the first byte can leave. May raise."""
 
+    def fail(self, environ: "WSGIEnvironment") -> None:
+        """Hear that the answer has become an error after its headers were decided."""
+
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return the headers to be sent instead of those already decided."""
 
@@ -77,6 +80,8 @@ class Exchange:
         write = self.server_start(status, self._responder.redress(self._environ, status, headers), exc_info)
         if not self.failed:  # a failure before counts: nothing was stored for it
             self.status = status
+        if self.failed:
+            self._responder.fail(self._environ)
         return write
 
     def _write(self, data: bytes) -> None:

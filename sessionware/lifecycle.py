@@ -56,6 +56,7 @@ class Lifecycle(Finding):
         self.forced = False  # the application says that it has changed something
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
+        self._unchecked: tuple[list[str], bool] | None = None  # handles of a login that is stored, and may be revoked
         self._aside = False  # a save is under way for which no cookie is sent
 
     def open(self) -> Values:
@@ -199,7 +200,7 @@ class Lifecycle(Finding):
         old, base, now = self.record, self.record.revision, self.now()
         if self.next_key is None:
             later = draft.expires_at >= old.expires_at and draft.expiry == old.expiry and draft.format == old.format
-            return self._store.update(self.digest, draft, base, now, later=later)
+            return self._store.update(self.digest, draft, base, now, later=later, aside=self._aside or self.new)
         return self._with_next_key(lambda new: self._store.rotate(self.digest, new, draft, base, now))
 
     def _overwrite_locked(self) -> None:
@@ -239,6 +240,7 @@ class Lifecycle(Finding):
         except Undecodable:
             self._interrupt(None)
         self._report_merge(self._go_on_from(found, base, theirs))
+        self.new = False  # another request, to which its key came back, has written this
 
     def _go_on_from(self, record: Record, base: Values, theirs: Values) -> int:
         """Make *record* our base, and merge *theirs*, its values, into ours; return how many keys both had changed."""
@@ -279,12 +281,19 @@ class Lifecycle(Finding):
 
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
-        since = self.admitted_at
-        if since is None:
+        if self.admitted_at is not None:
+            self._unchecked = handles, moved
+            self.check_admission()
+
+    def check_admission(self) -> None:
+        """Ask what is still to be asked of a login that is stored. Raises SessionInterrupted and StoreUnavailable."""
+        if self._unchecked is None or self.admitted_at is None:
             return
+        handles, moved = self._unchecked
         self.cookie_due = False  # until this is answered nobody gets the key: its user may have been revoked
-        if not self._store.revoked_since(self.user_id, since, handles, moved=moved):
-            self.cookie_due = True
+        revoked = self._store.revoked_since(self.user_id, self.admitted_at, handles, moved=moved)
+        self._unchecked, self.cookie_due = None, True
+        if not revoked:
             return
         self._store.delete(self.digest)
         self._settings.events.emit("ended", keys.handle(self.digest), self.user_id, "revoked")
@@ -307,11 +316,13 @@ class Lifecycle(Finding):
             self._store_cleared()
         if self.record is None:
             return self._atomic_new(change)
-        found: Record | None = self.record
+        # What has ended as it was loaded may have been extended since.
+        found: Record | None = self.record if self.record.is_live(self.now()) else self._store.load(self.digest)
         for attempt in range(_FREE_ATTEMPTS):
             live = self._newest(found)
             draft, result = self._changed(live, change)
-            stored = self._store.update(self.digest, draft, live.revision, self.now())
+            later = draft.expires_at >= live.expires_at
+            stored = self._store.update(self.digest, draft, live.revision, self.now(), later=later, aside=True)
             if stored is None:
                 raise StoreUnavailable("The connection broke, and whether the change was stored cannot be told.")
             if stored:
@@ -393,8 +404,11 @@ class Lifecycle(Finding):
         self.resolve()
         if self.superseded:
             raise SessionInterrupted(ended=False)
-        if self.rivals or self.unreadable:
-            self.end("login")  # whichever was the visitor's, readable here or not: from now on there is one
+        if self.unreadable:
+            digest, self.unreadable = self.unreadable, b""
+            self._delete(digest, None, "login")
+        if self.rivals:
+            self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
         values = self.open()
         if self.user_id not in (None, user_id):
             values.clear()
@@ -471,13 +485,13 @@ class Lifecycle(Finding):
                 self.resolve()
             offered = self.offered[0] if self.offered and not self.settled else None
             key, user_id, rivals, superseded = self.key or offered, self.user_id, self.rivals, self.superseded
-            digest = self.unreadable if key is None else keys.digest(key)
+            digests = [digest for digest in (self.unreadable, key and keys.digest(key)) if digest]
         finally:
             self._forget()
             self.outcome = _ENDED
         if superseded:
             self._leave_to_its_new_key()
-        if digest:
+        for digest in digests:
             self._delete(digest, user_id, reason)
         if rivals:
             self._delete_rivals(rivals, reason)
@@ -504,5 +518,5 @@ class Lifecycle(Finding):
     def _forget(self) -> None:
         self.values, self.settled = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = None
-        self.digest, self.unreadable, self.rivals = b"", b"", ()
+        self.digest, self.unreadable, self.rivals, self._unchecked = b"", b"", (), None
         self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = self.new = False

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, time
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 
 
@@ -116,9 +117,10 @@ def _essence(value: Any) -> Any:
 def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:
     """Change *mine* to equal *merged* in place, so that references the application holds stay good.
 
-    But for what stands in several places of *mine*: it can equal but one of them, and is replaced.
+    But for what stands in several places, of *mine* or of *merged* too: it can equal but one of them, and is
+    replaced.
     """
-    _adopt(mine, merged, Counter(_containers(mine)))
+    _adopt(mine, merged, Counter(chain(_containers(mine), _containers(merged))))
 
 
 def _adopt(mine: dict[Any, Any], merged: dict[Any, Any], places: Counter[int]) -> None:

@@ -176,11 +176,13 @@ class SessionMiddleware:
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Return *headers* with what the session, as it is now, has to say; nothing is stored."""
         session = environ.get(self.environ_key)
-        if not isinstance(session, Session):
-            return headers
-        if status >= "5":
+        return self._dress(session, environ, status, headers) if isinstance(session, Session) else headers
+
+    def fail(self, environ: "WSGIEnvironment") -> None:
+        """Store nothing more: the answer has become an error."""
+        session = environ.get(self.environ_key)
+        if isinstance(session, Session):
             session.store_at_once = False
-        return self._dress(session, environ, status, headers)
 
     def _dress(self, session: Session, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         life = session.life
@@ -267,6 +269,7 @@ class SessionMiddleware:
         if complete:
             self._commit_late(exchange, session)
             session.store_at_once = not exchange.failed
+        session.headers_sent = True  # should this environ be served again, then with a new session
         if session.life is not None and self._purge_is_due():
             self._purge()
 

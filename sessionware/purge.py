@@ -26,23 +26,21 @@ def remove_expired(
     now: int,
     batch_size: int,
     max_batches: int | None,
-    on_batch: Callable[[int], object] | None,
-) -> tuple[int, bool]:
-    """Delete what had expired at *now*, in one to *max_batches* batches (None: all).
+    on_batch: Callable[[int], object],
+) -> bool:
+    """Delete what had expired at *now*, in one to *max_batches* batches (None: all); return whether more may wait.
 
-    Return how many rows went, and whether more may wait. *run* runs one statement in autocommit; *on_batch*
-    is told how many each batch has removed.
+    *run* runs one statement in autocommit; *on_batch* is told how many each batch has removed.
     """
-    removed = batches = 0
+    batches = 0
     while True:
         began = time.monotonic()
         looked_at, deleted = _remove_batch(run, sql, now, batch_size)
-        removed += deleted
         batches += 1
-        if on_batch is not None and looked_at:
+        if looked_at:
             on_batch(deleted)
         if looked_at < batch_size or batches == max_batches:
-            return removed, looked_at == batch_size
+            return looked_at == batch_size
         _rest_since(began)
 
 

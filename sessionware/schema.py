@@ -21,7 +21,10 @@ def create_table(database: Database, table: sa.Table) -> None:
             database.transaction(schema.create_in_turn)
         return
     except DuplicateKey:
-        return  # a migration tool, which does not take turns, was faster
+        # A migration tool, which does not take turns, was faster; or a table of another name has an index of ours.
+        trouble = StoreUnavailable("Its name or that of an index is taken.")
+        if not schema.missing(database.read(schema.look, schema.names)):
+            return
     except StoreUnavailable as error:
         trouble = error
     raise StoreUnavailable(f"The sessions table could not be created. {trouble}", busy=trouble.busy)
@@ -49,9 +52,14 @@ class _Schema:
         try:
             for text in self.missing(run(self.look, self.names)):
                 _make(run, text)
-        finally:
-            if self._end is not None:
-                run(self._end, self.names)
+        except Exception:  # with others the connection is closed, and the turn over with it
+            self._end_turn(run)
+            raise
+        self._end_turn(run)
+
+    def _end_turn(self, run: Execute) -> None:
+        if self._end is not None:
+            run(self._end, self.names)
 
 
 def _make(run: Execute, text: str) -> None:

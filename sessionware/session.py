@@ -208,8 +208,8 @@ class Session(MutableMapping[str, Any]):
         Raises SessionInterrupted if another request has ended or rotated it, SessionTooLarge,
         UnstorableValue, ResponseStarted and StoreUnavailable.
         """
-        self._values_to_change()
-        life = self._resolved()
+        life = self._to_be_stored()
+        life.check_admission()
         text = life.pending(dirty=True, demanded=True)
         if text is not None or life.is_shut():
             life.save_aside(text or "")
@@ -221,8 +221,7 @@ class Session(MutableMapping[str, Any]):
         it must do nothing but change *values*. After `clear`, or the login of another user, what this request
         has set so far is stored first. Raises SessionConflict, and as `save` does.
         """
-        self._values_to_change()
-        return self._resolved().atomic(change)
+        return self._to_be_stored().atomic(change)
 
     def flush(self) -> None:
         """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
@@ -325,13 +324,14 @@ class Session(MutableMapping[str, Any]):
             if extend and self._settings.extend_always:
                 life.touch_unseen()
             return
+        life.check_admission()
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
             save = life.save_aside if self.headers_sent else life.save
             save(text)
         elif life.record is not None:
-            if extend:
+            if extend or self._settings.lifetime.is_unconfirmed(life.record):
                 life.touch()
         elif life.values and life.is_shut():
             life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
@@ -358,7 +358,9 @@ class Session(MutableMapping[str, Any]):
         life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
-        if life.record is not None or life.superseded:
+        if life.next_key is not None:
+            life.drop("no response could carry the cookie of a new key")
+        elif life.record is not None or life.superseded:
             self.commit(extend=False)
         elif life.values:
             life.drop("no response could carry the cookie of a new session")
@@ -395,6 +397,13 @@ class Session(MutableMapping[str, Any]):
             if life.record is None and not life.superseded:
                 self._before_headers()
         return values
+
+    def _to_be_stored(self) -> Lifecycle:
+        self._values_to_change()
+        life = self._resolved()
+        if life.next_key is not None:
+            self._before_headers()
+        return life
 
     def _before_headers(self) -> None:
         if self.headers_sent:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +34,9 @@ _LOSSES = 2
 
 # More than a handful of new keys in the five minutes that the old ones are remembered is no visitor's doing.
 _MOVES = 20
+
+# A mark from a clock so many microseconds ahead is none: nobody of its user could log in until then.
+_MOST_AHEAD = TOMBSTONE_SECONDS * 1_000_000
 
 _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
@@ -114,28 +118,37 @@ class SessionStore:
                 return found.revision == record.revision
         raise lost
 
-    def update(self, digest: bytes, record: Record, base: int, now: int, *, later: bool = False) -> bool | None:
+    def update(
+        self, digest: bytes, record: Record, base: int, now: int, *, later: bool = False, aside: bool = False
+    ) -> bool | None:
         """Store *record* over the live row whose revision is *base*; return whether that row was still there.
 
         *later*: only the values and the end are new, and the end is not earlier than it was. Then no
-        indexed column is touched: the purge finds the row in its old hour, and puts it off.
+        indexed column is touched: the purge finds the row in its old hour, and puts it off. *aside*: a touch,
+        which leaves the revision as it is, may have written later times since; then those stay.
 
         None: the connection broke and the row has moved on since, so that nobody can tell whether this
         change was part of it. Raises StoreUnavailable.
         """
         if later:
-            statement, values = self._sql.overwrite, _values_over(digest, record, base, now)
+            statement = self._sql.overwrite_aside if aside else self._sql.overwrite
+            values = _values_over(digest, record, base, now)
         else:
             statement, values = self._sql.update, _over(digest, digest, record, base, now)
+        lost: ConnectionLost | None = None
         for _ in range(_LOSSES):
             try:
-                return self.database.write(statement, values) == 1
+                hit = self.database.write(statement, values) == 1
+                if hit or lost is None:
+                    return (
+                        hit  # but what misses after a loss may have met the lost one, which the server did go on with
+                    )
             except ConnectionLost as error:
                 lost = error
             found = self.load(digest)
             if found is None or found.revision != base:
                 return _became_of(found, record)
-        raise lost
+        raise lost or AssertionError("only a loss is tried again")
 
     def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
@@ -143,9 +156,12 @@ class SessionStore:
         A tombstone takes the old place, in the same transaction. Returns as `update` does; raises
         KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
         """
+        lost: ConnectionLost | None = None
         for _ in range(_LOSSES):
             try:
-                return self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
+                hit = self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
+                if hit or lost is None:
+                    return hit
             except DuplicateKey:
                 raise keys.KeyTaken from None
             except ConnectionLost as error:
@@ -156,7 +172,7 @@ class SessionStore:
             found = self.load(digest)
             if found is None or found.revision != base:
                 return _became_of(found, record)
-        raise lost
+        raise lost or AssertionError("only a loss is tried again")
 
     def modify(
         self,
@@ -177,6 +193,8 @@ class SessionStore:
             # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
             rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
             found = self._sql.as_record(rows[0]) if rows else None
+            if tried and self._holds(run, tried[-1][1], found, new_digest):
+                return True  # by a try that was given up for lost, and was not
             record = change(found)
             base = found.revision if found is not None else 0
             tried.append((base, record.revision))
@@ -199,6 +217,13 @@ class SessionStore:
             if tried and tried[-1][0] not in revisions:
                 break
         raise lost
+
+    def _holds(self, run: Execute, revision: int, found: Record | None, new_digest: bytes | None) -> bool:
+        """Return whether *found*, or the row under *new_digest*, has this *revision*."""
+        moved = [] if new_digest is None else run(self._sql.load, {"digest": new_digest})
+        return any(
+            record is not None and record.revision == revision for record in (found, *map(self._sql.as_record, moved))
+        )
 
     def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
         # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it; the mark
@@ -249,6 +274,8 @@ class SessionStore:
         """
         since, now = _microseconds(moment), int(self.clock())
         for began, ended, expires_at, kept in self._marks_of(user_id):
+            if began > _microseconds(time.time()) + _MOST_AHEAD:
+                continue
             going_on = expires_at > now if ended is None else ended >= since
             if (began >= since or (moved and going_on)) and kept not in handles:
                 return True
@@ -350,27 +377,49 @@ class SessionStore:
         """
         user = keys.checked_user_id(user_id)
         kept = keys.as_handle(keep)
-        span = _NOBODY if kept is None else keys.handle_range(kept)
-        if span is None:
+        if kept is not None and keys.handle_range(kept) is None:
             raise ValueError("keep must be a handle or a session key.")
-        low, high = span
-        if kept is not None:
-            self._keep_no_other(user, kept)
         stamp = self._mark(user, kept)
-        ended = self.database.write(self._sql.delete_user, {"user_id": user, "low": low, "high": high}, repeatable=True)
-        self._finish_mark(user, kept, stamp)
+        ended = self._delete_user(user, kept)
+        self._finish_mark(user, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
         return ended
 
+    def _delete_user(self, user: str, kept: str | None) -> int:
+        def delete(run: Execute) -> int:
+            # Locked, where it is now: a rotation of it would make of it a session that is not kept.
+            low, high = _NOBODY if kept is None else self._lock_newest(run, kept)
+            return int(run(self._sql.delete_user, {"user_id": user, "low": low, "high": high}))
+
+        for _ in range(_LOSSES):
+            try:
+                return self.database.transaction(delete)
+            except ConnectionLost as error:
+                lost = error
+        raise lost
+
+    def _lock_newest(self, run: Execute, handle: str) -> tuple[bytes, bytes]:
+        """Lock the session that *handle* names, if it is stored; return the range of its present digest."""
+        low, high = keys.handle_range(handle) or _NOBODY
+        for _ in range(_MOVES):
+            moved = [name for (name, data) in run(self._sql.lock_range, {"low": low, "high": high}) if data is None]
+            span = keys.handle_range(moved[0]) if moved else None
+            if span is None:
+                break
+            low, high = span
+        return low, high
+
     def revoke_all(self) -> int:
         """End every session, page by page; return how many were stored. Raises StoreUnavailable."""
-        stamp = self._mark(None, None)
+        stamp, marked_at = self._mark(None, None), self.clock()
         ended, last = 0, b""
         while page := self.database.read(self._sql.list_page, {"after": last, "size": _PAGE}):
+            if self.clock() - marked_at > TOMBSTONE_SECONDS / 2:  # or it would be over before we are
+                stamp, marked_at = self._mark(None, None), self.clock()
             digests = [bytes(row[0]) for row in page]
             ended += self.delete_any(digests)
             last = digests[-1]
-        self._finish_mark(None, None, stamp)
+        self._finish_mark(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
         return ended
 
@@ -400,11 +449,19 @@ class SessionStore:
         return more
 
     def _purge(self, size: int, max_batches: int | None, on_batch: Callable[[int], object] | None) -> tuple[int, bool]:
-        def work(run: Run) -> tuple[int, bool]:
-            return remove_expired(run, self._sql, int(self.clock()), size, max_batches, on_batch)
+        removed = 0
+
+        def note(count: int) -> None:
+            nonlocal removed
+            removed += count  # also of a run that broke off, and was begun anew
+            if on_batch is not None:
+                on_batch(count)
+
+        def work(run: Run) -> bool:
+            return remove_expired(run, self._sql, int(self.clock()), size, max_batches, note)
 
         try:
-            removed, more = self.database.elected(self.table.name, work) or (0, False)
+            more = self.database.elected(self.table.name, work) or False
         except TableMissing:
             return 0, False
         if removed:
@@ -423,35 +480,33 @@ class SessionStore:
         Its revision says when the revocation began, in microseconds, its expiry when it was complete.
         """
         stamp = _microseconds(time.time())
-        record = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
-        self._leave_mark(_mark_of(user_id, others=kept is not None), record)
-        return stamp
-
-    def _leave_mark(self, digest: bytes, record: Record) -> None:
-        values = _row(digest, record)
+        mark = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
         for _ in range(keys.ATTEMPTS):
-            if self.database.write(self._sql.renew_mark, values | {"digest": digest}, repeatable=True):
-                return
-            if self.insert(digest, record):
-                return
+            try:
+                self.database.transaction(partial(self._leave_mark, user_id, mark))
+                return stamp
+            except (DuplicateKey, ConnectionLost):
+                continue  # another revocation was first; or nobody knows, and once more does no harm
         raise StoreUnavailable("The revocation could not be recorded.")
 
-    def _finish_mark(self, user_id: str | None, kept: str | None, stamp: int) -> None:
-        values = {
-            "digest": _mark_of(user_id, others=kept is not None),
-            "base": stamp,
-            "p_expiry": _microseconds(time.time()),
-        }
-        self.database.write(self._sql.finish_mark, values, repeatable=True)
+    def _leave_mark(self, user_id: str | None, mark: Record, run: Execute) -> None:
+        digests = (_mark_of(user_id), _mark_of(user_id, others=True))
+        rows = run(self._sql.lock_marks, numbered(sorted(digests), 2))
+        found = {bytes(row[0]): self._sql.as_record(row[1:]) for row in rows}
+        whole, others = map(found.get, digests)
+        for digest, old, new in zip(digests, (whole, others), _with_mark(whole, others, mark), strict=True):
+            if new is None or new == old:
+                continue
+            values = _row(digest, new)
+            if old is None:
+                run(self._sql.insert, values)
+            else:
+                run(self._sql.renew_mark, values | {"digest": digest})
 
-    def _keep_no_other(self, user_id: str, kept: str) -> None:
-        """Have an earlier revocation that kept another session count for that one too: its mark is overwritten next."""
-        marks = self._marks_of(user_id)
-        last_of_all = max((began for began, _, _, handle in marks if handle is None), default=0)
-        for began, ended, _, handle in marks:
-            if handle not in (None, kept) and began > last_of_all:
-                record = _tombstone(int(self.clock()))._replace(revision=began, expiry=ended)
-                self._leave_mark(_mark_of(user_id), record)
+    def _finish_mark(self, user_id: str | None, stamp: int) -> None:
+        digests = [_mark_of(user_id), _mark_of(user_id, others=True)]
+        values = numbered(digests, 2) | {"base": stamp, "p_expiry": _microseconds(time.time())}
+        self.database.write(self._sql.finish_mark, values, repeatable=True)
 
     def _marks_of(self, user_id: str | None) -> list[Any]:
         """Return the marks of what was revoked of *user_id*, and of everybody."""
@@ -500,6 +555,25 @@ def _values_over(digest: bytes, record: Record, base: int, now: int) -> dict[str
 
 def _tombstone(now: int) -> Record:
     return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
+
+
+def _with_mark(whole: Record | None, others: Record | None, new: Record) -> tuple[Record | None, Record | None]:
+    """Return the mark of what ended all of a user's sessions, and of what ended all but one, when *new* has come.
+
+    Of two that kept different sessions the earlier one counts for all of them from then on: the session that it
+    kept is ended by the later one.
+    """
+    if new.user_id is None:
+        return _later(whole, new), others
+    if others is None or others.user_id == new.user_id or others.revision > new.revision + _MOST_AHEAD:
+        return whole, _later(others, new)
+    earlier, later = sorted((others, new), key=lambda mark: mark.revision)
+    return _later(whole, earlier._replace(user_id=None)), later
+
+
+def _later(old: Record | None, new: Record) -> Record:
+    is_later = old is not None and new.revision <= old.revision <= new.revision + _MOST_AHEAD
+    return old if old is not None and is_later else new
 
 
 def _mark_of(user_id: str | None, *, others: bool = False) -> bytes:

@@ -156,6 +156,9 @@ class Statements:
         table = self._table
         self.insert = self._make(sa.insert(table).values(self._everything))
         self.overwrite = self._make(sa.update(table).values(self._only(_OVERWRITTEN)).where(self._unchanged))
+        newest = {name: self._later(name) for name in ("used_at", "expires_at")}
+        aside = sa.update(table).values(self._only(_OVERWRITTEN) | newest).where(self._unchanged)
+        self.overwrite_aside = self._make(aside)
         self.update = self._make(sa.update(table).values(self._only(_SAVED)).where(self._unchanged))
         self.rotate = self._make(sa.update(table).values(self._everything).where(self._unchanged))
         self.delete = self._make(sa.delete(table).where(self._here, table.c.data.is_not(None)))
@@ -192,11 +195,15 @@ class Statements:
         table, c = self._table, self._c
         in_range = c.digest.between(_p("low", c.digest.type), _p("high", c.digest.type))
         self.delete_range = self._make(sa.delete(table).where(in_range, self._live))
+        self.lock_range = self._make(self._select(c.user_id, c.data).where(in_range).with_for_update())
         self.find_successor = self._make(self._select(c.user_id).where(in_range, self._moved))
         self.delete_user = self._make(sa.delete(table).where(self._mine(), c.data.is_not(None), sa.not_(in_range)))
         self.renew_mark = self._make(sa.update(table).values(self._only(_MARKED)).where(self._here))
         finished = sa.update(table).values(self._only(("expiry",)))
-        self.finish_mark = self._make(finished.where(self._here, c.revision == _p("base")))
+        both = c.digest.in_(self._digests(2))
+        self.finish_mark = self._make(finished.where(both, c.revision == _p("base")))
+        record, _ = _record_of(c, self._dialect)
+        self.lock_marks = self._make(self._select(c.digest, *record).where(both).order_by(c.digest).with_for_update())
         mark = self._select(c.revision, c.expiry, c.expires_at, c.user_id)
         self.find_marks = self._make(mark.where(c.digest.in_(self._digests(3))))
 
@@ -244,6 +251,10 @@ class Statements:
 
     def _select(self, *columns: Any) -> sa.Select[Any]:
         return sa.select(*columns).select_from(self._table)
+
+    def _later(self, name: str) -> sa.Case[Any]:
+        old, new = getattr(self._c, name), self._everything[name]
+        return sa.case((old > new, old), else_=new)
 
     def _only(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self._everything[name] for name in names}

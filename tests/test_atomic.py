@@ -21,7 +21,7 @@ from sessionware import (
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.crowd import SIZE, all_at_once, crowd
-from tests.support.faults import driver_error, every_call
+from tests.support.faults import belated_change, driver_error, every_call
 from tests.support.isolation import PLACES, Address
 from tests.support.proxy import ToxicProxy
 from tests.support.visit import Visit
@@ -243,6 +243,42 @@ def test_an_acknowledgement_lost_on_the_wire_is_not_counted_twice(any_server: st
         assert proxy.losses == 3
         assert middleware.store.read(key) == {"count": 3}
         middleware.store.database.engine.dispose()
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["freely", "under the lock"])
+def test_a_change_that_was_given_up_for_lost_and_was_not_is_made_once(database: str, locked: bool) -> None:
+    """It waited for a lock when its connection broke, and came to its end before it was tried again."""
+    middleware = middleware_on(database)
+    key = middleware.store.create({"count": 0})
+    visit = Visit(middleware, key)
+    visit.load()
+    life = visit.session.life
+    assert life is not None
+    with belated_change(middleware.store.database.engine) as finished:
+        counted = life._atomic_locked(increment) if locked else visit.session.atomic(increment)
+
+    assert finished == ["UPDATE"]
+    assert counted == 1
+    assert middleware.store.read(key) == {"count": 1}
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["freely", "under the lock"])
+def test_a_rotation_that_was_given_up_for_lost_and_was_not_sends_its_key(
+    database: str, locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the session stands under a key that nobody has."""
+    monkeypatch.setattr("sessionware.lifecycle._FREE_ATTEMPTS", 0 if locked else 4)
+    middleware = middleware_on(database)
+    key = middleware.store.create({"count": 0})
+    visit = Visit(middleware, key)
+    visit.session.cycle_key()
+    visit.session["count"] = 1
+    with belated_change(middleware.store.database.engine) as finished:
+        visit.end()
+
+    assert finished == ["UPDATE", "INSERT"]
+    assert visit.interrupted is None
+    assert middleware.store.read(str(visit.cookie)) == {"count": 1}
 
 
 GOING = {

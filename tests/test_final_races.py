@@ -1,5 +1,6 @@
 """Logins and rotations beside a revocation, in every order of their statements."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from sessionware import Session, SessionMiddleware, SessionStore, keys
+from sessionware.record import TOMBSTONE_SECONDS
+from tests.support.clock import Clock
 from tests.support.driver import watching
 from tests.support.isolation import PLACES, Address
 from tests.support.stepping import Actor, play
@@ -273,3 +276,122 @@ def assert_kept(visit: Visit, others: list[str]) -> None:
     assert dict(Visit(visit.middleware, visit.cookie).session) == {"cart": [1]}
     assert len(store.sessions_of("ann")) == 1
     assert not any(map(store.exists, others))
+
+
+def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have revocations and logins take place at this moment."""
+    monkeypatch.setattr("sessionware.store.time.time", lambda: 1_800_000_000.0 + seconds)
+
+
+def _login_at(middleware: SessionMiddleware, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Visit:
+    _at(monkeypatch, seconds)
+    visit = Visit(middleware)
+    visit.session.login("ann")
+    visit.session["a"] = 1
+    return visit
+
+
+KEEPING = {"all": None, "all but one": "0" * 32, "all but another": "1" * 32, "all but the login": "login"}
+
+
+@pytest.mark.parametrize("first", KEEPING)
+@pytest.mark.parametrize("second", KEEPING)
+@pytest.mark.parametrize("order", ["in order", "the later one first"])
+def test_a_login_meets_each_revocation_that_began_after_it(
+    sqlite: str, first: str, second: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever another one kept or ended since, and in whatever order two come to leave their marks."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    visit = _login_at(middleware, monkeypatch, 0)
+    handles = {name: visit.session.handle if handle == "login" else handle for name, handle in KEEPING.items()}
+    revocations = [(10, first), (20, second)]
+    for seconds, name in revocations if order == "in order" else revocations[::-1]:
+        _at(monkeypatch, seconds)
+        middleware.store.revoke_user("ann", keep=handles[name])
+    visit.end()
+    kept = first == second == "all but the login"
+    later = _login_at(middleware, monkeypatch, 30).end()
+
+    assert (visit.interrupted is None) is kept
+    assert later.interrupted is None
+    assert len(middleware.store.sessions_of("ann")) == 1 + kept
+
+
+def test_overlapping_revocations_leave_the_sessions_after_them_alone(
+    any_engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is complete once, also where the mark of one became part of another's."""
+    middleware = SessionMiddleware(lambda *_: [], any_engine)
+    store, other = middleware.store, SessionStore(any_engine)
+    delete = store._delete_user
+
+    def overlapped(user: str, kept: str | None) -> int:
+        other.revoke_user(user, keep="1" * 32)
+        return delete(user, kept)
+
+    monkeypatch.setattr(store, "_delete_user", overlapped)
+    store.revoke_user("ann", keep="0" * 32)
+    visit = Visit(middleware)
+    visit.session.login("ann")
+    cookie = visit.end().cookie
+
+    assert cookie
+    assert rotated(middleware, cookie).interrupted is None
+
+
+def test_the_current_session_can_be_kept_while_another_request_rotates_it(
+    any_engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is followed to where it is when the others go."""
+    middleware = SessionMiddleware(lambda *_: [], any_engine)
+    store = middleware.store
+    key = store.create({}, "ann")
+    rotating, here = Visit(middleware, key), Visit(middleware, key)
+    rotating.session.cycle_key()
+    delete = store._delete_user
+    monkeypatch.setattr(store, "_delete_user", lambda *words: (rotating.end(), delete(*words))[1])
+
+    assert store.revoke_user("ann", keep=here.session.handle) == 0
+    assert store.exists(str(rotating.cookie))
+
+
+def test_a_mark_from_the_future_locks_nobody_out_for_long(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was an hour ahead and is put right: users log in, and revocations end what they should."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    _at(monkeypatch, 3600)
+    middleware.store.revoke_user("ann")
+    middleware.store.revoke_all()
+    assert _login_at(middleware, monkeypatch, 0).end().interrupted is None
+    visit = _login_at(middleware, monkeypatch, 10)
+    middleware.store.revoke_user("ann")
+
+    assert visit.end().interrupted is not None
+    assert middleware.store.count() == 0
+    assert _login_at(middleware, monkeypatch, 20).end().interrupted is None
+
+
+def test_no_session_slips_past_a_revocation_of_all_that_takes_long(
+    sqlite: str, clock: Clock, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mark must not be over before it is."""
+    monkeypatch.setattr("sessionware.store._PAGE", 1)
+    middleware = SessionMiddleware(lambda *_: [], sqlite, clock=clock)
+    visit = Visit(middleware, middleware.store.create({}))
+    digests.high = False
+    others = [middleware.store.create({}) for _ in range(3)]
+    delete, pages = middleware.store.delete_any, itertools.count(1)
+
+    def slow(page: Sequence[bytes]) -> int:
+        deleted = delete(page)
+        clock.advance(0.6 * TOMBSTONE_SECONDS)
+        if next(pages) == 2:
+            visit.session.cycle_key()
+            visit.end()
+        return deleted
+
+    monkeypatch.setattr(middleware.store, "delete_any", slow)
+    middleware.store.revoke_all()
+
+    assert visit.interrupted is not None
+    assert not any(map(middleware.store.exists, others))
+    assert middleware.store.count() == 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from tests.support.driver import Call, Proceed, watching
 
@@ -123,3 +123,49 @@ def _disconnecting(engine: Engine, disconnect: bool) -> Iterator[None]:
         yield
     finally:
         del dialect.is_disconnect
+
+
+@contextmanager
+def belated_change(engine: Engine) -> Iterator[list[str]]:
+    """Lose the connection at the first change, and have the server finish that just before it is tried again.
+
+    As where the lost statement still waited for a lock, or its COMMIT for a standby. Yields the verbs of
+    what was finished so, empty before.
+    """
+    lost: list[Call] = []
+    finished: list[str] = []
+    state = {"within": False, "lost": False}
+
+    def strike(call: Call, proceed: Callable[[], Any]) -> Any:
+        verb = call.sql.partition(" ")[0]
+        if call.name != "execute" or finished:
+            return proceed()
+        if state["lost"]:
+            if verb in ("BEGIN", "UPDATE"):
+                finished.extend(_finish(engine, lost))
+            return proceed()
+        state["within"] |= verb == "BEGIN"
+        if verb in ("UPDATE", "INSERT"):
+            lost.append(call)
+        if verb != "COMMIT" and (state["within"] or not lost):
+            return proceed()
+        state["lost"] = True
+        call.connection.close()
+        error = driver_error(engine, "OperationalError")
+        error.add_note(INJECTED)
+        raise error
+
+    with _disconnecting(engine, disconnect=True), watching(engine, strike):
+        yield finished
+
+
+def _finish(engine: Engine, calls: list[Call]) -> list[str]:
+    other = create_engine(engine.url)
+    connection = other.raw_connection()
+    cursor = connection.cursor()
+    for call in calls:
+        cursor.execute(call.sql, call.parameters)
+    connection.commit()
+    connection.close()
+    other.dispose()
+    return [call.sql.partition(" ")[0] for call in calls]
