@@ -281,6 +281,31 @@ def test_a_rotation_that_was_given_up_for_lost_and_was_not_sends_its_key(
     assert middleware.store.read(str(visit.cookie)) == {"count": 1}
 
 
+@pytest.mark.parametrize("rotated", [False, True], ids=["extended", "rotated"])
+def test_atomic_asks_the_row_and_not_what_was_loaded_whether_it_has_ended(sqlite: str, rotated: bool) -> None:
+    """A long request beside others that keep the session alive: their new cookie must not be cleared."""
+    clock = Clock()
+    middleware = middleware_on(sqlite, idle_timeout=600, clock=clock)
+    key = middleware.store.create({"count": 0})
+    visit, other = Visit(middleware, key), Visit(middleware, key)
+    visit.load()
+    clock.advance(400)
+    other.load()
+    if rotated:
+        other.session.cycle_key()
+    other.end()
+    clock.advance(300)
+    if not rotated:
+        assert visit.session.atomic(increment) == 1
+        return
+    with pytest.raises(SessionInterrupted) as caught:
+        visit.session.atomic(increment)
+    visit.interrupt(caught.value)
+
+    assert not caught.value.ended
+    assert visit.cookie is None
+
+
 GOING = {
     "clear": lambda session: session.clear(),
     "login of another user": lambda session: session.login("bob"),

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -380,6 +380,64 @@ def test_a_pooler_that_parts_a_lock_from_its_release_is_told_of(
     store.create_table()
     store.purge()
     assert caplog.records == []
+
+
+def test_the_threads_of_a_forked_child_start_it_anew_once(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as come first together: a second start would take from the first what it lends."""
+    store = SessionStore(sqlite)
+    store.create_table()
+    leave, left = store.database.leave_to_parent, []
+    together = threading.Barrier(2, timeout=PATIENCE)
+
+    def slow() -> object:
+        left.append(1)
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # for another one that comes to it too
+        return leave()
+
+    monkeypatch.setattr(store.database, "leave_to_parent", slow)
+    monkeypatch.setattr(store.database, "process", -1)
+    threads = [threading.Thread(target=store.count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert left == [1]
+
+
+@pytest.mark.parametrize("where", ["file::memory:?uri=true", "file:shop?mode=memory&cache=shared&uri=true"])
+def test_sqlite_memory_by_uri_is_one_database_for_all_threads(where: str, clock: Clock) -> None:
+    """Each connection of its own would see a database of its own, or be the last that keeps it."""
+    store = SessionStore(f"sqlite:///{where}", clock=clock)
+    key = store.create({"a": 1})
+    seen: list[Any] = []
+    threads = [threading.Thread(target=lambda: seen.append(store.read(key))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert seen == [{"a": 1}] * 4
+    store.database.engine.dispose()
+
+
+def test_sqlite_that_cannot_open_its_log_is_told_at_once(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, for instance: only for a lock it is worth to wait."""
+    store = SessionStore(sqlite)
+    store.create_table()
+    store.database.connections.drop_all()
+    path = sqlite.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = delete").fetchall()
+    with open(path, "r+b") as file:
+        file.write(b"no database at all")
+    waits: list[float] = []
+    monkeypatch.setattr("sessionware.engine.time.sleep", waits.append)
+    with pytest.raises(StoreUnavailable):
+        store.count()
+
+    assert waits == []
 
 
 # Forks

@@ -3,14 +3,16 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from sessionware import Session, SessionMiddleware, SessionStore, keys
+from sessionware import Session, SessionMiddleware, SessionStore, StoreUnavailable, keys
 from sessionware.record import TOMBSTONE_SECONDS
 from tests.support.clock import Clock
-from tests.support.driver import watching
+from tests.support.driver import Call, Proceed, watching
+from tests.support.faults import driver_error
 from tests.support.isolation import PLACES, Address
 from tests.support.stepping import Actor, play
 from tests.support.visit import Visit, merges
@@ -395,3 +397,34 @@ def test_no_session_slips_past_a_revocation_of_all_that_takes_long(
     assert visit.interrupted is not None
     assert not any(map(middleware.store.exists, others))
     assert middleware.store.count() == 0
+
+
+def _failing(middleware: SessionMiddleware) -> Any:
+    """Have the question for marks fail."""
+    engine = middleware.store.database.engine
+
+    def fail(call: Call, proceed: Proceed) -> Any:
+        if call.sql.startswith("SELECT revision, expiry"):
+            raise driver_error(engine, "OperationalError")
+        return proceed()
+
+    return watching(engine, fail)
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["admitted", "revoked"])
+@pytest.mark.parametrize("known", [False, True], ids=["first login", "of a visitor"])
+def test_a_login_whose_admission_could_not_be_asked_is_asked_again(sqlite: str, revoked: bool, known: bool) -> None:
+    """The application tries again, or goes on: the key is sent once it is known to be good, and only then."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    visit = Visit(middleware, middleware.store.create({"cart": 1}) if known else None)
+    visit.session.login("ann")
+    if revoked:
+        middleware.store.revoke_user("ann")
+    with _failing(middleware), pytest.raises(StoreUnavailable):
+        visit.session.save()
+    visit.session["late"] = 1
+    visit.end()
+
+    assert (visit.interrupted is not None) is revoked
+    assert bool(visit.cookie) is not revoked
+    assert len(middleware.store.sessions_of("ann")) == (not revoked)

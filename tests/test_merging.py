@@ -100,3 +100,25 @@ def test_a_value_that_stands_twice_takes_part_in_a_merge_twice(sqlite: str) -> N
 
     shipping = {"street": "A", "phone": "1"}
     assert middleware.store.read(key) == {"shipping": shipping, "billing": {"street": "A"}, "more": 1}
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_handler_may_keep_both_sides(sqlite: str, kind: Any) -> None:
+    """What is made of both holds what the application holds, and must not come to hold itself."""
+
+    def both(_key: str, _base: Any, mine: Any, theirs: Any) -> Any:
+        return [mine, theirs] if kind is list else {"mine": mine, "theirs": theirs}
+
+    middleware = SessionMiddleware(lambda *_: [], sqlite, on_conflict=both)
+    key = middleware.store.create({"k": [0], "other": 1})
+    here, there = Visit(middleware, key), Visit(middleware, key)
+    here.session["k"].append("a")
+    there.session["k"].append("b")
+    there.end()
+    here.end()
+
+    kept = [[0, "a"], [0, "b"]]
+    assert middleware.store.read(key) == {
+        "k": kept if kind is list else {"mine": kept[0], "theirs": kept[1]},
+        "other": 1,
+    }

@@ -187,6 +187,16 @@ def test_a_table_that_is_altered_meanwhile_is_used_on(networked: str) -> None:
     assert store.create({"b": 1})
 
 
+def test_a_table_whose_index_has_another_owner_is_not_said_to_be_there(postgresql: str) -> None:
+    """The old table was renamed, and its indexes kept their names, which belong to the schema."""
+    store = SessionStore(postgresql)
+    store.create_table()
+    with store.database.engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TABLE_NAME} RENAME TO kept")
+    with pytest.raises(StoreUnavailable, match="taken"):
+        SessionStore(postgresql).create_table()
+
+
 # Where there is none
 
 

@@ -611,6 +611,28 @@ def test_s40_a_logout_ends_what_this_process_cannot_read(sqlite: str, act: Act) 
     assert larger.store.count() == (not visit.clears)
 
 
+@pytest.mark.parametrize("saved", [False, True], ids=["", "saved before"])
+@pytest.mark.parametrize("go", [leave, lambda session: session.login("bob")], ids=["logout", "login"])
+def test_s40_what_cannot_be_read_takes_nothing_from_the_session_beside_it(sqlite: str, go: Act, saved: bool) -> None:
+    """A login keeps what its visitor has put in; the unreadable row goes in any case."""
+    larger = Site(sqlite)
+    smaller = Site(larger.store, max_bytes=100)
+    key = larger.begin(a="x" * 1000)
+
+    def page(session: Session) -> None:
+        session["next"] = "/x"
+        if saved:
+            session.save()
+        go(session)
+
+    visit = smaller.visit(page, key)
+
+    assert larger.row(key) is None
+    assert larger.store.count() == (go is not leave)
+    if go is not leave:
+        assert smaller.values(str(visit.key)) == {"next": "/x"}
+
+
 def _fail_with(act: Act) -> Act:
     def page(session: Session) -> None:
         act(session)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sessionware.keys import digest
 from tests.support.apps import KEY, PLAIN, Site, as_list, opened
 from tests.support.clock import START, Clock
 
@@ -305,6 +306,61 @@ def test_a_save_without_a_cookie_extends_the_row(site: Site, save: Any) -> None:
     (live,) = site.store.sessions_of("ann")
 
     assert live.expires_at == moment(10 + IDLE)
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+@pytest.mark.parametrize("first", [None, 60], ids=["confirmed", "unconfirmed"])
+def test_a_save_without_a_cookie_takes_back_no_use_by_another_request(
+    any_engine: str, save: Any, first: int | None
+) -> None:
+    """A slow page has loaded the session before the other one extended it, or was the first to bring its key back."""
+    site = Site(any_engine, idle_timeout=IDLE, unconfirmed_timeout=first)
+    site.visit(lambda session: session.update(a=1))
+    key = _key(site)
+    slow = opened(site, key)
+    assert slow["a"] == 1
+    site.clock.advance(50)
+    site.visit(lambda session: session.get("a"))
+    extended = site.store.load(digest(key))
+    site.clock.advance(1)
+    save(slow)
+    found = site.store.load(digest(key))
+
+    assert extended is not None
+    assert found is not None
+    assert found.used_at == extended.used_at
+    assert found.expires_at >= extended.expires_at
+    assert site.store.read(key) == {"a": 2}
+
+
+def test_a_first_request_that_goes_on_takes_back_no_confirmation(sqlite: str) -> None:
+    """It has saved early, the browser came back with the key meanwhile, and it saves again."""
+    site = Site(sqlite, unconfirmed_timeout=60)
+    session = opened(site, None)
+    session["a"] = 1
+    session.save()
+    key = str(session.session_key)
+    for change in (lambda other: other.get("a"), lambda other: other.update(b=1)):
+        other = opened(site, key)
+        change(other)
+        other.commit()
+        session["a"] += 1
+        session.commit()
+    site.clock.advance(60)
+
+    assert site.store.read(key) == {"a": 3, "b": 1}
+
+
+def test_a_session_that_comes_back_on_304s_only_is_confirmed(sqlite: str) -> None:
+    """Its key has come back; the longer cookie waits for the next page."""
+    site = Site(sqlite, unconfirmed_timeout=60)
+    site.visit(lambda session: session.update(a=1))
+    key = _key(site)
+    site.clock.advance(30)
+    site.visit(lambda session: session.get("a"), "304 Not Modified", [])
+    site.clock.advance(60)
+
+    assert site.store.exists(key)
 
 
 def test_a_save_while_the_body_is_sent_confirms_no_session(sqlite: str) -> None:

@@ -18,6 +18,7 @@ from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.databases import dialect_of
 from tests.support.driver import Call, Proceed, watching
+from tests.support.faults import Faults, driver_error
 from tests.support.rows import all_rows, new_record, put, put_many, random_digest, row_count
 
 HOUR = 3600
@@ -246,3 +247,41 @@ def test_a_batch_goes_in_parts_that_nobody_waits_for_long(store: SessionStore, c
 
     assert [verb for verb in calls.verbs if verb != "SELECT"] == part * 3
     assert removed == [250]
+
+
+class Killed(BaseException):
+    """As gevent.Timeout and Ctrl-C."""
+
+
+def test_a_purge_that_is_killed_in_a_statement_is_killed(networked: str, clock: Clock) -> None:
+    """To let its lock go on a connection in the middle of a statement fails, and that must not be all that is heard."""
+    store = SessionStore(networked, clock=clock)
+    put(store, new_record(clock() - 9000))
+    engine = store.database.engine
+
+    def kill(call: Call, proceed: Proceed) -> Any:
+        if "DELETE" in call.sql:
+            call.connection.close()  # nothing more can be asked on it
+            raise Killed
+        return proceed()
+
+    with watching(engine, kill), pytest.raises(Killed):
+        store.purge()
+    assert store.database.in_use() == 0
+    assert store.purge() == 1
+
+
+def test_a_long_purge_goes_on_after_a_loss(networked: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it has been at it; and all that it removed is told."""
+    store = SessionStore(networked, clock=clock)
+    store.create_table()
+    put_many(store, [new_record(clock() - 9000) for _ in range(6)])
+    faults = Faults(5, lambda engine: driver_error(engine, "OperationalError"), disconnect=True, only={"execute"})
+    batches: list[int] = []
+    began = time.monotonic()
+    monkeypatch.setattr("sessionware.database.time.monotonic", lambda: began + 100 * len(batches))
+    with faults.on(store.database.engine):
+        removed = store.purge(batch_size=2, on_batch=batches.append)
+
+    assert faults.fired is not None
+    assert removed == sum(batches) == 6

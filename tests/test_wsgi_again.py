@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -157,6 +157,41 @@ def test_an_environ_that_is_served_again_after_an_outage_is_a_request_of_its_own
 
     assert request.get_response(app).status_code == 503
     assert request.get_response(app).text == "1"
+
+
+class Broken(Exception):
+    """What goes wrong in a body."""
+
+
+def _raising(_start: Any) -> Iterator[bytes]:
+    raise Broken
+    yield b""
+
+
+@pytest.mark.parametrize("discarded", [False, True], ids=["that raises", "that is discarded"])
+def test_an_environ_that_is_served_again_after_a_body(sqlite: str, discarded: bool) -> None:
+    """An error page after a generator that came to nothing has a session of its own."""
+
+    def inner(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/error":
+            return counting(environ, start_response)
+        environ["sessionware.session"]["lost"] = 1
+        return _raising(start_response)
+
+    def again(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = app(environ, start_response)
+        with suppress(Broken):
+            if not discarded:
+                list(body)
+        body.close()  # type: ignore[attr-defined]  # a generator
+        environ["PATH_INFO"] = "/error"
+        return app(environ, start_response)
+
+    app = SessionMiddleware(inner, sqlite)
+    reply = call(again)
+
+    assert reply.text == "1"
+    assert app.store.read(reply.cookies[NAME]) == {"n": 1}
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,63 @@ def test_what_becomes_an_error_after_its_headers_stores_nothing(sqlite: str, act
     assert middleware.store.read(key) == {"items": [0]}
 
 
+def test_an_error_that_the_server_refuses_leaves_the_answer_as_it_is(sqlite: str) -> None:
+    """The headers are gone: the 200 stands, and what is changed in it is stored."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(PLAIN))
+        return stream(environ, start_response)
+
+    def stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        yield b"a"
+        with pytest.raises(LookupError):
+            with_error(start_response)
+        environ[KEY]["a"] = 1
+        yield b"b"
+
+    middleware = SessionMiddleware(app, sqlite)
+    key = middleware.store.create({})
+    reply = call(middleware, cookie=f"__Host-sessionid={key}")
+
+    assert (reply.status, reply.text) == (200, "ab")
+    assert middleware.store.read(key) == {"a": 1}
+
+
+@pytest.mark.parametrize("later", ["save", "atomic"])
+@pytest.mark.parametrize("act", [Session.cycle_key, lambda session: session.login("ann")], ids=["rotation", "login"])
+def test_no_key_is_changed_after_the_headers_of_an_error(sqlite: str, act: Any, later: str) -> None:
+    """It waited for a save that did not come; carried out now, it would leave the browser with a dead key."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        session = environ[KEY]
+        act(session)
+        start_response(ERROR, list(PLAIN))
+        yield b"sorry"
+        with pytest.raises(ResponseStarted):
+            session.save() if later == "save" else session.atomic(lambda values: values.update(b=1))
+
+    middleware = SessionMiddleware(app, sqlite)
+    key = middleware.store.create({"a": 1})
+    call(middleware, cookie=f"__Host-sessionid={key}")
+
+    assert middleware.store.read(key) == {"a": 1}
+
+
+def test_a_hijacked_connection_changes_no_key(sqlite: str) -> None:
+    """Nobody could tell the browser."""
+
+    def app(environ: dict[str, Any], _start_response: Any) -> Iterator[bytes]:
+        environ[KEY].cycle_key()
+        raise StopIteration
+
+    middleware = SessionMiddleware(app, sqlite)
+    key = middleware.store.create({"a": 1})
+    with pytest.raises(StopIteration):
+        middleware(make_environ(cookie=f"__Host-sessionid={key}", url="https://a.test"), Server())
+
+    assert middleware.store.read(key) == {"a": 1}
+
+
 @pytest.mark.parametrize("shape", ["early", "late"])
 @pytest.mark.parametrize("action", [nothing, write], ids=["untouched", "changed"])
 def test_a_second_answer_without_exc_info_is_an_error(sqlite: str, action: Any, shape: str) -> None:
