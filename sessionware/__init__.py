@@ -13,6 +13,7 @@ The way of a request, in the order of the files:
     merge        what I changed and what the other request changed, both kept
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
     store        records <-> rows, one statement for each verb
+    marks        what a revocation leaves for the logins that are under way
     purge        removing expired rows in batches
     table        the table and its statements
     schema       creating it while many processes start

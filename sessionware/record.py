@@ -109,6 +109,11 @@ class Lifetime:
         )
 
 
+def tombstone(now: int) -> Record:
+    """Return what takes the place of a session that lives on under another key."""
+    return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
+
+
 def new_revision() -> int:
     """Return a random revision: what a save leaves behind, and by which it knows itself again.
 

@@ -4,12 +4,10 @@ Two kinds of verbs. Those that sessions use take digests, records and ``now``. T
 session keys, users and handles, and read the clock.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,11 +18,12 @@ from .database import ConnectionLost, Database, DuplicateKey, TableMissing
 from .engine import in_memory
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
+from .marks import Marks
 from .purge import MOST_A_BATCH, Run, remove_expired
-from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
+from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour, tombstone
 from .schema import create_table
 from .statement import Execute
-from .table import TABLE_NAME, Statements, make_table, numbered
+from .table import TABLE_NAME, Statements, make_table, numbered, row_of
 
 _PAGE = 1000
 
@@ -34,9 +33,6 @@ _LOSSES = 2
 
 # More than a handful of new keys in the five minutes that the old ones are remembered is no visitor's doing.
 _MOVES = 20
-
-# A mark from a clock so many microseconds ahead is none: nobody of its user could log in until then.
-_MOST_AHEAD = TOMBSTONE_SECONDS * 1_000_000
 
 _NOBODY = (b"\xff" * 32, b"\x00" * 32)  # an empty range of digests
 
@@ -89,6 +85,8 @@ class SessionStore:
         self.clock = clock
         self._sql = Statements(self.table, self.database.dialect, in_memory=in_memory(self.database.engine.url))
 
+        self._marks = Marks(self.database, self._sql, clock)
+
     # Verbs of sessions
 
     def load(self, digest: bytes) -> Record | None:
@@ -106,7 +104,7 @@ class SessionStore:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
         for _ in range(_LOSSES):
             try:
-                inserted = self.database.write(self._sql.insert, _row(digest, record)) == 1
+                inserted = self.database.write(self._sql.insert, row_of(digest, record)) == 1
                 self._seen = True
                 return inserted
             except DuplicateKey:
@@ -230,7 +228,7 @@ class SessionStore:
         # says where to, for the revocation of a handle.
         if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
             return False
-        run(self._sql.insert, _row(digest, _tombstone(now)._replace(user_id=keys.handle(new_digest))))
+        run(self._sql.insert, row_of(digest, tombstone(now)._replace(user_id=keys.handle(new_digest))))
         return True
 
     def touch(self, digest: bytes, record: Record, now: int) -> bool:
@@ -266,20 +264,8 @@ class SessionStore:
         return bool(self.database.read(self._sql.find_moved_of(_PAGE), values))
 
     def revoked_since(self, user_id: str | None, moment: float, handles: Sequence[str], *, moved: bool = False) -> bool:
-        """Return whether the sessions of *user_id*, or all, were revoked since *moment*, but for one of *handles*.
-
-        A login that races `revoke_user` asks this after it has stored its row. Either the revocation saw
-        that row and deleted it, or the mark was there before the question. A row that *moved* to a new key
-        may have slipped past a revocation that had begun before: then those count that went on at *moment*.
-        """
-        since, now = _microseconds(moment), int(self.clock())
-        for began, ended, expires_at, kept in self._marks_of(user_id):
-            if began > _microseconds(time.time()) + _MOST_AHEAD:
-                continue
-            going_on = expires_at > now if ended is None else ended >= since
-            if (began >= since or (moved and going_on)) and kept not in handles:
-                return True
-        return False
+        """Return whether the sessions of *user_id*, or all, were revoked since *moment*; see `Marks.revoked_since`."""
+        return self._marks.revoked_since(user_id, moment, handles, moved=moved)
 
     # Verbs for people
 
@@ -379,9 +365,9 @@ class SessionStore:
         kept = keys.as_handle(keep)
         if kept is not None and keys.handle_range(kept) is None:
             raise ValueError("keep must be a handle or a session key.")
-        stamp = self._mark(user, kept)
+        stamp = self._marks.leave(user, kept)
         ended = self._delete_user(user, kept)
-        self._finish_mark(user, stamp)
+        self._marks.finish(user, stamp)
         self.events.emit("ended", user_id=user, reason=f"revoked: {ended} of the user's sessions")
         return ended
 
@@ -411,15 +397,15 @@ class SessionStore:
 
     def revoke_all(self) -> int:
         """End every session, page by page; return how many were stored. Raises StoreUnavailable."""
-        stamp, marked_at = self._mark(None, None), self.clock()
+        stamp, marked_at = self._marks.leave(None, None), self.clock()
         ended, last = 0, b""
         while page := self.database.read(self._sql.list_page, {"after": last, "size": _PAGE}):
             if self.clock() - marked_at > TOMBSTONE_SECONDS / 2:  # or it would be over before we are
-                stamp, marked_at = self._mark(None, None), self.clock()
+                stamp, marked_at = self._marks.leave(None, None), self.clock()
             digests = [bytes(row[0]) for row in page]
             ended += self.delete_any(digests)
             last = digests[-1]
-        self._finish_mark(None, stamp)
+        self._marks.finish(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
         return ended
 
@@ -474,50 +460,6 @@ class SessionStore:
         record = self.load(keys.digest(session_key))
         return record if record is not None and record.is_live(int(self.clock())) else None
 
-    def _mark(self, user_id: str | None, kept: str | None) -> int:
-        """Leave the mark that `revoked_since` looks for, and return its time; it goes with the purge.
-
-        Its revision says when the revocation began, in microseconds, its expiry when it was complete.
-        """
-        stamp = _microseconds(time.time())
-        mark = _tombstone(int(self.clock()))._replace(revision=stamp, user_id=kept)
-        for _ in range(keys.ATTEMPTS):
-            try:
-                self.database.transaction(partial(self._leave_mark, user_id, mark))
-                return stamp
-            except (DuplicateKey, ConnectionLost):
-                continue  # another revocation was first; or nobody knows, and once more does no harm
-        raise StoreUnavailable("The revocation could not be recorded.")
-
-    def _leave_mark(self, user_id: str | None, mark: Record, run: Execute) -> None:
-        digests = (_mark_of(user_id), _mark_of(user_id, others=True))
-        rows = run(self._sql.lock_marks, numbered(sorted(digests), 2))
-        found = {bytes(row[0]): self._sql.as_record(row[1:]) for row in rows}
-        whole, others = map(found.get, digests)
-        for digest, old, new in zip(digests, (whole, others), _with_mark(whole, others, mark), strict=True):
-            if new is None or new == old:
-                continue
-            values = _row(digest, new)
-            if old is None:
-                run(self._sql.insert, values)
-            else:
-                run(self._sql.renew_mark, values | {"digest": digest})
-
-    def _finish_mark(self, user_id: str | None, stamp: int) -> None:
-        digests = [_mark_of(user_id), _mark_of(user_id, others=True)]
-        values = numbered(digests, 2) | {"base": stamp, "p_expiry": _microseconds(time.time())}
-        self.database.write(self._sql.finish_mark, values, repeatable=True)
-
-    def _marks_of(self, user_id: str | None) -> list[Any]:
-        """Return the marks of what was revoked of *user_id*, and of everybody."""
-        digests = [_mark_of(None)]
-        if user_id is not None:
-            digests += [_mark_of(user_id), _mark_of(user_id, others=True)]
-        return self.database.read(self._sql.find_marks, numbered(digests, 3))
-
-
-_COLUMNS = [f"p_{name}" for name in Record._fields]
-
 
 def _became_of(found: Record | None, mine: Record) -> bool | None:
     """Return, after a broken connection, whether the change *mine* was made; None: nobody can tell any more."""
@@ -526,16 +468,9 @@ def _became_of(found: Record | None, mine: Record) -> bool | None:
     return True if found.revision == mine.revision else None
 
 
-def _row(digest: bytes, record: Record) -> dict[str, Any]:
-    values: dict[str, Any] = dict(zip(_COLUMNS, record, strict=True))
-    values["p_digest"] = digest
-    values["p_purge_hour"] = purge_hour(record.expires_at)
-    return values
-
-
 def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
     """Return the values of a change that stores *record* over the row under *digest*."""
-    values = _row(new_digest, record)
+    values = row_of(new_digest, record)
     values["digest"], values["base"], values["now"] = digest, base, now
     return values
 
@@ -551,39 +486,3 @@ def _values_over(digest: bytes, record: Record, base: int, now: int) -> dict[str
         "base": base,
         "now": now,
     }
-
-
-def _tombstone(now: int) -> Record:
-    return Record(None, 0, new_revision(), None, now, now, now + TOMBSTONE_SECONDS, None)
-
-
-def _with_mark(whole: Record | None, others: Record | None, new: Record) -> tuple[Record | None, Record | None]:
-    """Return the mark of what ended all of a user's sessions, and of what ended all but one, when *new* has come.
-
-    Of two that kept different sessions the earlier one counts for all of them from then on: the session that it
-    kept is ended by the later one.
-    """
-    if new.user_id is None:
-        return _later(whole, new), others
-    if others is None or others.user_id == new.user_id or others.revision > new.revision + _MOST_AHEAD:
-        return whole, _later(others, new)
-    earlier, later = sorted((others, new), key=lambda mark: mark.revision)
-    return _later(whole, earlier._replace(user_id=None)), later
-
-
-def _later(old: Record | None, new: Record) -> Record:
-    is_later = old is not None and new.revision <= old.revision <= new.revision + _MOST_AHEAD
-    return old if old is not None and is_later else new
-
-
-def _mark_of(user_id: str | None, *, others: bool = False) -> bytes:
-    """Return the digest of the mark of a revocation; that of *others*, which kept a session, has one of its own.
-
-    No session key, having no space, can lead to it.
-    """
-    subject = "all" if user_id is None else f"{'others of' if others else 'user'} {user_id}"
-    return hashlib.sha256(f"revoked {subject}".encode()).digest()
-
-
-def _microseconds(moment: float) -> int:
-    return int(moment * 1_000_000)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql
 
 from .errors import ConfigurationError
 from .keys import MAX_LOOKED_UP
-from .record import HOUR, Record
+from .record import HOUR, Record, purge_hour
 from .statement import Statement, positional
 
 TABLE_NAME = "sessionware_session"
@@ -81,6 +81,17 @@ def make_table(metadata: sa.MetaData, name: str = TABLE_NAME) -> sa.Table:
 def numbered(digests: Sequence[bytes], count: int) -> dict[str, Any]:
     """Name *digests* for a statement that takes *count* of them; the last one fills the empty places."""
     return {f"digest_{i}": digests[min(i, len(digests) - 1)] for i in range(count)}
+
+
+_NAMES = [f"p_{name}" for name in Record._fields]
+
+
+def row_of(digest: bytes, record: Record) -> dict[str, Any]:
+    """Name what a whole row is made of."""
+    values: dict[str, Any] = dict(zip(_NAMES, record, strict=True))
+    values["p_digest"] = digest
+    values["p_purge_hour"] = purge_hour(record.expires_at)
+    return values
 
 
 def _unqualified(table: sa.Table) -> Any:

@@ -12,11 +12,9 @@ from sessionware.record import Record
 def last_write_wins() -> None:
     """Save the whole of what was loaded over whatever is there by now."""
 
-    def update(
-        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
-    ) -> bool | None:
+    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int, **how: bool) -> bool | None:
         found = self.load(digest)
-        return found is not None and genuine(self, digest, record, found.revision, now, later=later)
+        return found is not None and genuine(self, digest, record, found.revision, now, **how)
 
     genuine = SessionStore.update
     SessionStore.update = update  # type: ignore[method-assign]
@@ -25,10 +23,8 @@ def last_write_wins() -> None:
 def upsert() -> None:
     """Store a session that is not there as if it were new."""
 
-    def update(
-        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
-    ) -> bool | None:
-        if genuine(self, digest, record, base, now, later=later):
+    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int, **how: bool) -> bool | None:
+        if genuine(self, digest, record, base, now, **how):
             return True
         found = self.load(digest)
         return self.insert(digest, record) if found is None else False
@@ -41,11 +37,9 @@ def early_acknowledgement() -> None:
     """Answer before the commit, which some commits do not outlive."""
     turns = {"taken": 0}
 
-    def update(
-        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
-    ) -> bool | None:
+    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int, **how: bool) -> bool | None:
         turns["taken"] += 1
-        return True if turns["taken"] % 5 == 0 else genuine(self, digest, record, base, now, later=later)
+        return True if turns["taken"] % 5 == 0 else genuine(self, digest, record, base, now, **how)
 
     genuine = SessionStore.update
     SessionStore.update = update  # type: ignore[method-assign]
@@ -89,11 +83,9 @@ def kept_connection() -> None:
 def rows_of_nobody() -> None:
     """Leave a row behind at each save, under a key that nobody has been given."""
 
-    def update(
-        self: SessionStore, digest: bytes, record: Record, base: int, now: int, *, later: bool = False
-    ) -> bool | None:
+    def update(self: SessionStore, digest: bytes, record: Record, base: int, now: int, **how: bool) -> bool | None:
         self.insert(os.urandom(32), record)
-        return genuine(self, digest, record, base, now, later=later)
+        return genuine(self, digest, record, base, now, **how)
 
     genuine = SessionStore.update
     SessionStore.update = update  # type: ignore[method-assign]

@@ -16,7 +16,8 @@ from sqlalchemy import URL, make_url
 from sessionware import SessionStore, keys
 from sessionware.record import Record, new_revision
 from sessionware.statement import Statement
-from sessionware.store import _row, _values_over
+from sessionware.store import _values_over
+from sessionware.table import row_of
 
 from ..workloads import READS, act
 from .limit import LIFETIME, Limit, key_in
@@ -55,7 +56,7 @@ class Statements(Limit):
             return body
         key = keys.new_key()
         made = Record(text, 1, new_revision(), None, now, now, now + LIFETIME, None)
-        self._run(self._sql.insert, _row(keys.digest(key), made))
+        self._run(self._sql.insert, row_of(keys.digest(key), made))
         headers.append(("Set-Cookie", f"__Host-sid={key}; Path=/; Secure; HttpOnly; SameSite=Lax"))
         return body
 
