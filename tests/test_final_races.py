@@ -298,20 +298,21 @@ KEEPING = {"all": None, "all but one": "0" * 32, "all but another": "1" * 32, "a
 
 @pytest.mark.parametrize("first", KEEPING)
 @pytest.mark.parametrize("second", KEEPING)
+@pytest.mark.parametrize("began", [0, 15], ids=["before both", "between"])
 @pytest.mark.parametrize("order", ["in order", "the later one first"])
 def test_a_login_meets_each_revocation_that_began_after_it(
-    sqlite: str, first: str, second: str, order: str, monkeypatch: pytest.MonkeyPatch
+    sqlite: str, first: str, second: str, began: int, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever another one kept or ended since, and in whatever order two come to leave their marks."""
     middleware = SessionMiddleware(lambda *_: [], sqlite)
-    visit = _login_at(middleware, monkeypatch, 0)
+    visit = _login_at(middleware, monkeypatch, began)
     handles = {name: visit.session.handle if handle == "login" else handle for name, handle in KEEPING.items()}
     revocations = [(10, first), (20, second)]
     for seconds, name in revocations if order == "in order" else revocations[::-1]:
         _at(monkeypatch, seconds)
         middleware.store.revoke_user("ann", keep=handles[name])
     visit.end()
-    kept = first == second == "all but the login"
+    kept = second == "all but the login" and (began > 10 or first == second)
     later = _login_at(middleware, monkeypatch, 30).end()
 
     assert (visit.interrupted is None) is kept
@@ -370,6 +371,21 @@ def test_a_mark_from_the_future_locks_nobody_out_for_long(sqlite: str, monkeypat
     assert visit.end().interrupted is not None
     assert middleware.store.count() == 0
     assert _login_at(middleware, monkeypatch, 20).end().interrupted is None
+
+
+def test_a_mark_from_the_future_does_not_change_whom_a_revocation_keeps(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody may rely on is nothing to be merged with."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    _at(monkeypatch, 3600)
+    middleware.store.revoke_user("ann", keep="0" * 32)
+    kept, other = (_login_at(middleware, monkeypatch, 0) for _ in range(2))
+    _at(monkeypatch, 10)
+    middleware.store.revoke_user("ann", keep=kept.session.handle)
+
+    assert kept.end().interrupted is None
+    assert other.end().interrupted is not None
 
 
 def test_no_session_slips_past_a_revocation_of_all_that_takes_long(
