@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sessionware import Session, SessionMiddleware, SessionStore, StoreUnavailable, keys
 from sessionware.record import TOMBSTONE_SECONDS
 from tests.support.clock import Clock
+from tests.support.counting import statements
 from tests.support.driver import Call, Proceed, watching
 from tests.support.faults import driver_error
 from tests.support.isolation import PLACES, Address
@@ -425,6 +426,20 @@ def _failing(middleware: SessionMiddleware) -> Any:
         return proceed()
 
     return watching(engine, fail)
+
+
+def test_a_login_asks_for_its_admission_once(sqlite: str) -> None:
+    """However often the request saves after it."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    middleware.store.create_table()
+    visit = Visit(middleware)
+    visit.session.login("ann")
+    with statements(middleware.store.database.engine) as calls:
+        visit.session.save()
+        visit.session["a"] = 1
+        visit.end()
+
+    assert calls.verbs == ["INSERT", "SELECT", "UPDATE"]
 
 
 @pytest.mark.parametrize("revoked", [False, True], ids=["admitted", "revoked"])

@@ -239,6 +239,15 @@ def test_adopting_keeps_containers_the_application_holds(kind: Any) -> None:
     assert mine["held"] is held
 
 
+def test_adopting_what_holds_the_value_itself_makes_no_circle() -> None:
+    """A handler that keeps both sides returns a list of them."""
+    held = [1]
+    mine = {"k": held}
+    adopt(mine, {"k": [held, [2]]})
+
+    assert mine == {"k": [[1], [2]]}
+
+
 def test_adopting_tells_equal_members_of_sets_apart() -> None:
     """1, 1.0 and True are equal, and not the same."""
     mine = {"held": {1}}

@@ -192,29 +192,6 @@ def test_a_store_that_was_passed_is_used(sqlite: str) -> None:
     assert [event.kind for event in of_middleware] == ["created"]
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        *[({"idle": value}, "idle") for value in (None, 0, -5, "x", 1.5, timedelta(0))],
-        *[({"absolute": value}, "absolute") for value in (0, -1, "x")],
-        *[({"unconfirmed": value}, "unconfirmed") for value in (0, "x")],
-        *[({"browser": value}, "browser") for value in (None, 1, "x")],
-    ],
-    ids=str,
-)
-def test_a_wrong_lifetime_is_refused_by_name(options: dict[str, Any], named: str) -> None:
-    """And not at the first session that is dead at its birth."""
-    with pytest.raises(ConfigurationError, match=named):
-        Lifetime(**options)
-
-
-def test_a_lifetime_takes_durations_as_the_middleware_does() -> None:
-    """Whole seconds or timedelta."""
-    of_durations: Any = Lifetime(timedelta(days=7), timedelta(days=9))  # type: ignore[arg-type]  # as people write it
-
-    assert of_durations == Lifetime(7 * 86_400, 9 * 86_400)
-
-
 def test_the_clock_of_a_store_that_was_passed_is_that_of_its_middleware() -> None:
     """What one takes for alive the other must not purge."""
     shared = SessionStore("sqlite://", clock=lambda: 4_000_000_000.0)

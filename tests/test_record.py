@@ -1,12 +1,13 @@
 """When a session ends: tables at the boundaries."""
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from sessionware.record import FOREVER, LAST_MOMENT, Lifetime, Record, as_datetime, new_revision, purge_hour
+from sessionware import ConfigurationError
+from sessionware.record import FOREVER, LAST_MOMENT, Lifetime, Record, as_datetime, new_revision, purge_hour, tombstone
 
 LIFETIME = Lifetime(idle=1000, absolute=5000)
 DAY = 86400
@@ -184,3 +185,35 @@ def test_moments_become_dates_in_utc_until_the_calendar_ends() -> None:
     assert as_datetime(LAST_MOMENT) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     assert as_datetime(LAST_MOMENT + 1) == as_datetime(FOREVER) == as_datetime(LAST_MOMENT)
     assert as_datetime(0).tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        *[({"idle": value}, "idle") for value in (None, 0, -5, "x", 1.5, timedelta(0))],
+        *[({"absolute": value}, "absolute") for value in (0, -1, "x")],
+        *[({"unconfirmed": value}, "unconfirmed") for value in (0, "x")],
+        *[({"browser": value}, "browser") for value in (None, 1, "x")],
+    ],
+    ids=str,
+)
+def test_a_wrong_lifetime_is_refused_by_name(options: dict[str, Any], named: str) -> None:
+    """And not at the first session that is dead at its birth."""
+    with pytest.raises(ConfigurationError, match=named):
+        Lifetime(**options)
+
+
+def test_a_lifetime_takes_durations_as_the_middleware_does() -> None:
+    """Whole seconds or timedelta."""
+    of_durations: Any = Lifetime(timedelta(days=7), timedelta(days=9), True, timedelta(minutes=5))  # type: ignore[arg-type]  # as people write it
+
+    assert of_durations == Lifetime(7 * 86_400, 9 * 86_400, True, 300)
+    assert Lifetime(absolute=None).absolute is None
+
+
+def test_a_tombstone_holds_the_place_for_five_minutes() -> None:
+    """It is no session, and has nothing of the one that was there."""
+    left = tombstone(1000)
+
+    assert left == Record(None, 0, left.revision, None, 1000, 1000, 1300, None)
+    assert left.is_tombstone()
