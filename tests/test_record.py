@@ -199,7 +199,7 @@ def test_moments_become_dates_in_utc_until_the_calendar_ends() -> None:
 )
 def test_a_wrong_lifetime_is_refused_by_name(options: dict[str, Any], named: str) -> None:
     """And not at the first session that is dead at its birth."""
-    with pytest.raises(ConfigurationError, match=named):
+    with pytest.raises(ConfigurationError, match=f"^{named} must"):
         Lifetime(**options)
 
 
