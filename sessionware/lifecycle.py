@@ -287,8 +287,9 @@ class Lifecycle(Finding):
 
     def check_admission(self) -> None:
         """Ask what is still to be asked of a login that is stored. Raises SessionInterrupted and StoreUnavailable."""
-        if self._unchecked is None or self.admitted_at is None:
+        if self._unchecked is None:
             return
+        assert self.admitted_at is not None, "only an admission is checked"
         handles, moved = self._unchecked
         self.cookie_due = False  # until this is answered nobody gets the key: its user may have been revoked
         revoked = self._store.revoked_since(self.user_id, self.admitted_at, handles, moved=moved)

@@ -324,7 +324,8 @@ class Session(MutableMapping[str, Any]):
             if extend and self._settings.extend_always:
                 life.touch_unseen()
             return
-        life.check_admission()
+        if life.admitted_at is not None:
+            life.check_admission()
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:

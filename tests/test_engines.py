@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
+from sessionware import database as database_module
 from sessionware.record import Lifetime, new_revision
 from sessionware.statement import Statement
 from sessionware.store import SessionStore
@@ -396,7 +397,7 @@ def test_the_threads_of_a_forked_child_start_it_anew_once(sqlite: str, monkeypat
         return leave()
 
     monkeypatch.setattr(store.database, "leave_to_parent", slow)
-    monkeypatch.setattr(store.database, "process", -1)
+    monkeypatch.setattr(database_module, "_birthmark", bytearray(1))
     threads = [threading.Thread(target=store.count) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -445,13 +446,21 @@ def test_sqlite_that_cannot_open_its_log_is_told_at_once(sqlite: str, monkeypatc
 
 @pytest.mark.parametrize("borrowed", [False, True], ids=["url", "engine"])
 @pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+@pytest.mark.parametrize("advice", [database_module._MADV_WIPEONFORK, 9999], ids=["this kernel", "another system"])
 def test_a_forked_child_uses_connections_of_its_own(
-    database: str, clock: Clock, fork: Callable[[], int], borrowed: bool
+    database: str,
+    clock: Clock,
+    fork: Callable[[], int],
+    advice: int,
+    borrowed: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Four children of a process with open connections ask at once; nobody reads another's answers.
 
     uWSGI forks in C, and Python hears nothing of it.
     """
+    monkeypatch.setattr(database_module, "_MADV_WIPEONFORK", advice)
+    monkeypatch.setattr(database_module, "_birthmark", database_module._new_birthmark())
     store = SessionStore(sa.create_engine(database) if borrowed else database, clock=clock)
     made = {number: store.create({"number": number}) for number in range(5)}
 
