@@ -280,6 +280,16 @@ def site_idle(site: Site) -> Any:
     return opened(site, None).get_expiry_date() - datetime.fromtimestamp(site.clock(), UTC)
 
 
+def test_a_commit_of_an_untouched_session_does_nothing(site: Site, key: str) -> None:
+    """Not even the cookie is read."""
+    session = opened(site, key)
+    with statements(site.store.database.engine) as calls:
+        session.commit()
+
+    assert session.life is None
+    assert calls.verbs == []
+
+
 class Sealed(TaggedJSON):
     """As an encryption does, give equal values another text each time."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sessionware import keys
+from sessionware import StoreUnavailable, keys
 from sessionware import store as store_module
 from sessionware.record import TOMBSTONE_SECONDS, Lifetime
 from sessionware.store import SessionInfo, SessionStore
@@ -339,6 +339,16 @@ def test_everybody_hears_of_the_revocation_of_all(store: SessionStore) -> None:
 
     assert store.revoked_since("bob", 1_000_000_000.0, [])
     assert store.revoked_since(None, 1_000_000_000.0, [])
+
+
+def test_a_revocation_that_cannot_be_noted_is_none(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its mark a login under way would slip through: nothing is ended, and the caller hears of it."""
+    store.create({}, "bob")
+    monkeypatch.setattr(keys, "ATTEMPTS", 0)
+    with pytest.raises(StoreUnavailable, match="recorded"):
+        store.revoke_user("bob")
+
+    assert store.count() == 1
 
 
 def test_marks_go_with_the_purge(store: SessionStore, clock: Clock) -> None:

@@ -159,6 +159,35 @@ def test_an_environ_that_is_served_again_after_an_outage_is_a_request_of_its_own
     assert request.get_response(app).text == "1"
 
 
+def test_a_slow_codec_does_not_bring_back_what_another_thread_has_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row was read before the logout, and is opened after it."""
+    key = site.begin(a=1)
+    asked, acted = threading.Event(), threading.Event()
+    decode = site.store.codec.decode
+
+    def slow(text: str) -> Any:
+        asked.set()
+        assert acted.wait(PATIENCE)
+        return decode(text)
+
+    def page(session: Session) -> Any:
+        looking = threading.Thread(target=session.keys)
+        monkeypatch.setattr(site.store.codec, "decode", slow)
+        looking.start()
+        assert asked.wait(PATIENCE)
+        session.flush()
+        acted.set()
+        looking.join(PATIENCE)
+        return dict(session)
+
+    visit = site.visit(page, key)
+
+    assert (visit.reply.status, visit.value, visit.clears) == (200, {}, True)
+    assert site.rows() == []
+
+
 class Broken(Exception):
     """What goes wrong in a body."""
 
