@@ -47,6 +47,9 @@ class Codec(Protocol):
 
     *format* is stored beside the text and must not change its meaning: a number of your own from 2 to 32767,
     and another one when what you write changes. A row of another format reads as no session.
+
+    Equal values may give different texts, as an encryption does. Then the values themselves are compared, and
+    an order of keys that alone has changed is no change.
     """
 
     format: int

@@ -338,7 +338,8 @@ class SessionStore:
     def revoke(self, handle: str) -> bool:
         """End the session that *handle* names; return whether it was live. Final for requests in flight too.
 
-        Where it has got a new key not long ago, or is getting it just now, it ends under that.
+        Where it has got a new key not long ago, or is getting it just now, it ends under that. False after a
+        connection was lost on the way may mean that it was live and has been ended before the second try.
         """
         name: str | None = handle
         for _ in range(_MOVES):
