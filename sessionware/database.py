@@ -21,7 +21,7 @@ from .connections import Connections
 from .engine import SUPPORTED, in_memory, open_engine
 from .errors import ConfigurationError, StoreUnavailable
 from .events import logger
-from .statement import Connection, Execute, Failed, Statement
+from .statement import Connection, Execute, Failed, Statement, ended_by
 from .trouble import Kind, Trouble
 
 T = TypeVar("T")
@@ -160,13 +160,8 @@ class Database:
         try_lock, unlock = (Statement(sa.text(text), self.dialect) for text in _LOCKS[self.dialect.name])
         if not execute(try_lock, {"name": name})[0][0]:
             return None
-        try:
-            result = work(execute)
-        except Exception:  # with others the connection is closed, and the lock gone with it
-            _surely(partial(self._unlock, execute, unlock, name))
-            raise
-        _surely(partial(self._unlock, execute, unlock, name))
-        return result
+        with ended_by(partial(_surely, partial(self._unlock, execute, unlock, name))):
+            return work(execute)
 
     def _unlock(self, execute: Execute, unlock: Statement, name: str) -> None:
         if not execute(unlock, {"name": name})[0][0]:

@@ -130,10 +130,11 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
             ((mode,),) = connection.execute("PRAGMA journal_mode=WAL").fetchall()
             break
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+            code = error.sqlite_errorcode & 0xFF  # without the extended part
+            if code == sqlite3.SQLITE_READONLY:
                 mode = "unchanged"  # a file that may only be read
                 break
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:

@@ -56,7 +56,7 @@ class Lifecycle(Finding):
         self.forced = False  # the application says that it has changed something
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
-        self._unchecked: tuple[list[str], bool] | None = None  # handles of a login that is stored, and may be revoked
+        self._unchecked: tuple[float, list[str], bool] | None = None  # a login that is stored, and may be revoked
         self._aside = False  # a save is under way for which no cookie is sent
 
     def open(self) -> Values:
@@ -282,17 +282,16 @@ class Lifecycle(Finding):
     def _check_admission(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         if self.admitted_at is not None:
-            self._unchecked = handles, moved
+            self._unchecked = self.admitted_at, handles, moved
             self.check_admission()
 
     def check_admission(self) -> None:
         """Ask what is still to be asked of a login that is stored. Raises SessionInterrupted and StoreUnavailable."""
         if self._unchecked is None:
             return
-        assert self.admitted_at is not None, "only an admission is checked"
-        handles, moved = self._unchecked
+        since, handles, moved = self._unchecked
         self.cookie_due = False  # until this is answered nobody gets the key: its user may have been revoked
-        revoked = self._store.revoked_since(self.user_id, self.admitted_at, handles, moved=moved)
+        revoked = self._store.revoked_since(self.user_id, since, handles, moved=moved)
         self._unchecked, self.cookie_due = None, True
         if not revoked:
             return

@@ -58,7 +58,7 @@ class Marks:
         raise StoreUnavailable("The revocation could not be recorded.")
 
     def _leave(self, user_id: str | None, mark: Record, run: Execute) -> None:
-        digests = (_digest_of(user_id), _digest_of(user_id, others=True))
+        digests = _digests_of(user_id)
         rows = run(self._sql.lock_marks, numbered(sorted(digests), 2))
         found = {bytes(row[0]): self._sql.as_record(row[1:]) for row in rows}
         whole, others = map(found.get, digests)
@@ -73,16 +73,13 @@ class Marks:
 
     def finish(self, user_id: str | None, stamp: int) -> None:
         """Note that the revocation of that time is complete, whichever mark it has become part of."""
-        digests = [_digest_of(user_id), _digest_of(user_id, others=True)]
-        values = numbered(digests, 2) | {"base": stamp, "p_expiry": _microseconds(time.time())}
+        values = numbered(_digests_of(user_id), 2) | {"base": stamp, "p_expiry": _microseconds(time.time())}
         self._database.write(self._sql.finish_mark, values, repeatable=True)
 
     def _of(self, user_id: str | None) -> list[Any]:
         """Return the marks of what was revoked of *user_id*, and of everybody."""
-        digests = [_digest_of(None)]
-        if user_id is not None:
-            digests += [_digest_of(user_id), _digest_of(user_id, others=True)]
-        return self._database.read(self._sql.find_marks, numbered(digests, 3))
+        everybody, _ = _digests_of(None)
+        return self._database.read(self._sql.find_marks, numbered((everybody, *_digests_of(user_id)), 3))
 
 
 def _with_mark(whole: Record | None, others: Record | None, new: Record) -> tuple[Record | None, Record | None]:
@@ -105,13 +102,14 @@ def _later(old: Record | None, new: Record) -> Record:
     return new
 
 
-def _digest_of(user_id: str | None, *, others: bool = False) -> bytes:
-    """Return the digest of the mark of a revocation; that of *others*, which kept a session, has one of its own.
+def _digests_of(user_id: str | None) -> tuple[bytes, bytes]:
+    """Return the digests of two marks: of what ended all sessions of a user, or of all, and of what ended all but one.
 
-    No session key, having no space, can lead to it.
+    No session key, having no space, can lead to them.
     """
-    subject = "all" if user_id is None else f"{'others of' if others else 'user'} {user_id}"
-    return hashlib.sha256(f"revoked {subject}".encode()).digest()
+    subjects = ("all", "all but one") if user_id is None else (f"user {user_id}", f"others of {user_id}")
+    whole, others = (hashlib.sha256(f"revoked {subject}".encode()).digest() for subject in subjects)
+    return whole, others
 
 
 def _microseconds(moment: float) -> int:

@@ -237,7 +237,7 @@ class SessionMiddleware:
             begin = partial(self._begin, exchange, session, environ)
             return Body(body, partial(self._at_end, exchange, session), begin)
         if complete or (session.life is None and is_bare_iterator(body)):
-            session.store_at_once = exchange.status < "5"
+            session.store_at_once = not exchange.failed
             if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
                 return ClosingList(body, self._purge)
             return body

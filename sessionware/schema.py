@@ -1,12 +1,14 @@
 """Creating the table, once, while many processes start."""
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from .database import PATIENCE_SECONDS, Database, DuplicateKey
 from .errors import StoreUnavailable
-from .statement import Execute, Failed, Statement
+from .statement import Execute, Failed, Statement, ended_by
 
 
 def create_table(database: Database, table: sa.Table) -> None:
@@ -49,17 +51,9 @@ class _Schema:
         """Make what is missing, alone."""
         if self._begin is not None and not run(self._begin, self.names)[0][0]:
             raise StoreUnavailable("Another process is at it, and does not come to an end.", busy=True)
-        try:
+        with nullcontext() if self._end is None else ended_by(partial(run, self._end, self.names)):
             for text in self.missing(run(self.look, self.names)):
                 _make(run, text)
-        except Exception:  # with others the connection is closed, and the turn over with it
-            self._end_turn(run)
-            raise
-        self._end_turn(run)
-
-    def _end_turn(self, run: Execute) -> None:
-        if self._end is not None:
-            run(self._end, self.names)
 
 
 def _make(run: Execute, text: str) -> None:

@@ -1,6 +1,7 @@
 """SQL on a driver's cursor: statements compiled once by SQLAlchemy, their values bound by name at each run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
@@ -71,6 +72,17 @@ def _binder(order: Sequence[str] | None, constants: Mapping[str, Any]) -> Callab
         return itemgetter(*order)
     (name,) = order
     return lambda values: (values[name],)
+
+
+@contextmanager
+def ended_by(step: Callable[[], object]) -> Iterator[None]:
+    """Run *step* after the block, unless that is killed: the connection is closed then, and what it held is free."""
+    try:
+        yield
+    except Exception:
+        step()
+        raise
+    step()
 
 
 class Execute:

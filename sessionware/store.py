@@ -84,7 +84,6 @@ class SessionStore:
         self.events = Events(on_event, clock)
         self.clock = clock
         self._sql = Statements(self.table, self.database.dialect, in_memory=in_memory(self.database.engine.url))
-
         self._marks = Marks(self.database, self._sql, clock)
 
     # Verbs of sessions
@@ -137,10 +136,8 @@ class SessionStore:
         for _ in range(_LOSSES):
             try:
                 hit = self.database.write(statement, values) == 1
-                if hit or lost is None:
-                    return (
-                        hit  # but what misses after a loss may have met the lost one, which the server did go on with
-                    )
+                if hit or lost is None:  # a miss after a loss may have met the lost one, with which the server went on
+                    return hit
             except ConnectionLost as error:
                 lost = error
             found = self.load(digest)
