@@ -12,9 +12,10 @@ The way of a request, in the order of the files:
     settings     what all sessions of one middleware share
     merge        what I changed and what the other request changed, both kept
     cookie       the Cookie header -> session keys; a session key -> Set-Cookie
-    store        records <-> rows, one statement for each verb
+    store        the verbs for people: create, list, revoke, purge
     marks        what a revocation leaves for the logins that are under way
     purge        removing expired rows in batches
+    rows         records <-> rows, one statement for each verb
     table        the table and its statements
     schema       creating it while many processes start
     database     statements and transactions run until done, and their errors made ours

@@ -108,12 +108,12 @@ class Database:
         hit: int = self._insist(statement.run, values, repeatable=repeatable)
         return hit
 
-    def transaction(self, work: Callable[[Execute], T]) -> T:
+    def transaction(self, work: Callable[[Execute], T], *, repeatable: bool = False) -> T:
         """Run *work* between BEGIN and COMMIT and return what it returned; roll back if it raises.
 
-        *work* starts anew after a deadlock. Raises as `write` does.
+        *work* starts anew after a deadlock. Otherwise as `write`.
         """
-        return self._insist(self._within, work, repeatable=False)
+        return self._insist(self._within, work, repeatable=repeatable)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -171,33 +171,35 @@ class Database:
                 "`sessionware purge` past the pooler."
             )
 
-    def _repeat(self, step: Callable[[Connection, V], T], value: V) -> T:
-        """Run *step* with *value*, which may be run again, as often as its troubles allow within our patience."""
+    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
+        """Run *step* with *value*, which writes, once it has its turn, and as often as its troubles allow."""
+        if not _birthmark[0]:
+            _in_child()  # before a look at the turn, which a thread of the parent may hold
+        turn = self.turn
+        if turn is None:
+            return self._repeat(step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=repeatable)
+        if not turn.acquire(timeout=PATIENCE_SECONDS):
+            raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
+        try:
+            return self._repeat(step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=repeatable)
+        finally:
+            turn.release()
+
+    def _repeat(
+        self, step: Callable[[Connection, V], T], value: V, deadline: float | None = None, *, repeatable: bool = True
+    ) -> T:
+        """Run *step* with *value* as often as its troubles allow, until *deadline*; None: our patience from the first.
+
+        A statement that waited long for a lock is not to begin anew; a purge that has been at it for long may.
+        """
         if not _birthmark[0]:
             _in_child()  # uWSGI forks without telling Python
         try:
             return self.connections.lend(step, value)
         except Failed as failed:
             trouble = failed.trouble
-        return self._recover(trouble, step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=True)
-
-    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
-        """Run *step* with *value*, which writes, once it has its turn, and as often as its troubles allow."""
-        if not _birthmark[0]:
-            _in_child()
-        turn = self.turn
-        if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
-            raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
-        try:
-            deadline = time.monotonic() + PATIENCE_SECONDS  # from here: who has waited long does not begin anew
-            try:
-                return self.connections.lend(step, value)
-            except Failed as failed:
-                trouble = failed.trouble
-            return self._recover(trouble, step, value, deadline, repeatable=repeatable)
-        finally:
-            if turn is not None:
-                turn.release()
+        deadline = deadline or time.monotonic() + PATIENCE_SECONDS
+        return self._recover(trouble, step, value, deadline, repeatable=repeatable)
 
     def _recover(
         self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool

@@ -1,7 +1,6 @@
-"""SessionStore: records to rows and back, one statement for each verb.
+"""SessionStore: the verbs for people, on the rows that sessions use.
 
-Two kinds of verbs. Those that sessions use take digests, records and ``now``. Those for people take
-session keys, users and handles, and read the clock.
+They take session keys, users and handles, and read the clock.
 """
 
 import time
@@ -14,22 +13,17 @@ import sqlalchemy as sa
 
 from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
-from .database import ConnectionLost, Database, DuplicateKey, TableMissing
-from .engine import in_memory
+from .database import TableMissing
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
 from .marks import Marks
 from .purge import MOST_A_BATCH, Run, remove_expired
-from .record import FOREVER, TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour, tombstone
-from .schema import create_table
+from .record import TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
+from .rows import Rows
 from .statement import Execute
-from .table import TABLE_NAME, Statements, make_table, numbered, row_of
+from .table import TABLE_NAME
 
 _PAGE = 1000
-
-# How often a change may lose its connection: once to the staleness of one that lay idle. What breaks each
-# one anew is no accident: a server that has become read-only, or a packet that it does not take.
-_LOSSES = 2
 
 # More than a handful of new keys in the five minutes that the old ones are remembered is no visitor's doing.
 _MOVES = 20
@@ -51,15 +45,13 @@ class SessionInfo:
     expires_at: datetime
 
 
-class SessionStore:
+class SessionStore(Rows):
     """The sessions table of one database.
 
     *database* is a URL (``postgresql+psycopg://...``), or an Engine of the application, used through its
     pool. With *create_table* a missing table is created at the first use. *lifetime* and *codec* serve
     `create` and `read`. Nothing connects here. Raises ConfigurationError.
     """
-
-    _seen = False  # the table was there once
 
     def __init__(
         self,
@@ -76,203 +68,13 @@ class SessionStore:
         options.instance("lifetime", lifetime, Lifetime)
         options.function("on_event", on_event)
         options.clock("clock", clock)
-        self.database = Database(database, self._create_missing if create_table else None)
-        self.table = make_table(sa.MetaData(), table_name)
+        super().__init__(database, table_name, create_missing=create_table)
         self.codec: Codec = TaggedJSON() if codec is None else codec
         options.codec("codec", self.codec)
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock
-        self._sql = Statements(self.table, self.database.dialect, in_memory=in_memory(self.database.engine.url))
         self._marks = Marks(self.database, self._sql, clock)
-
-    # Verbs of sessions
-
-    def load(self, digest: bytes) -> Record | None:
-        """Return the record under *digest*, dead or alive; None if there is none. Raises StoreUnavailable."""
-        rows = self.database.read(self._sql.load, {"digest": digest})
-        self._seen = True
-        return self._sql.as_record(rows[0]) if rows else None
-
-    def load_any(self, digests: Sequence[bytes]) -> dict[bytes, Record]:
-        """Return the records under up to four *digests*, in one statement. Raises StoreUnavailable."""
-        rows = self.database.read(self._sql.load_any, numbered(digests, keys.MAX_LOOKED_UP))
-        return {bytes(row[0]): self._sql.as_record(row[1:]) for row in rows}
-
-    def insert(self, digest: bytes, record: Record) -> bool:
-        """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
-        for _ in range(_LOSSES):
-            try:
-                inserted = self.database.write(self._sql.insert, row_of(digest, record)) == 1
-                self._seen = True
-                return inserted
-            except DuplicateKey:
-                lost = StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
-            except ConnectionLost as error:
-                lost = error
-            found = self.load(digest)
-            if found is not None:
-                return found.revision == record.revision
-        raise lost
-
-    def update(
-        self, digest: bytes, record: Record, base: int, now: int, *, later: bool = False, aside: bool = False
-    ) -> bool | None:
-        """Store *record* over the live row whose revision is *base*; return whether that row was still there.
-
-        *later*: only the values and the end are new, and the end is not earlier than it was. Then no
-        indexed column is touched: the purge finds the row in its old hour, and puts it off. *aside*: a touch,
-        which leaves the revision as it is, may have written later times since; then those stay.
-
-        None: the connection broke and the row has moved on since, so that nobody can tell whether this
-        change was part of it. Raises StoreUnavailable.
-        """
-        if later:
-            statement = self._sql.overwrite_aside if aside else self._sql.overwrite
-            values = _values_over(digest, record, base, now)
-        else:
-            statement, values = self._sql.update, _over(digest, digest, record, base, now)
-        lost: ConnectionLost | None = None
-        for _ in range(_LOSSES):
-            try:
-                hit = self.database.write(statement, values) == 1
-                if hit or lost is None:  # a miss after a loss may have met the lost one, with which the server went on
-                    return hit
-            except ConnectionLost as error:
-                lost = error
-            found = self.load(digest)
-            if found is None or found.revision != base:
-                return _became_of(found, record)
-        raise lost or AssertionError("only a loss is tried again")
-
-    def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
-        """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
-
-        A tombstone takes the old place, in the same transaction. Returns as `update` does; raises
-        KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
-        """
-        lost: ConnectionLost | None = None
-        for _ in range(_LOSSES):
-            try:
-                hit = self.database.transaction(lambda run: self._move(run, digest, new_digest, record, base, now))
-                if hit or lost is None:
-                    return hit
-            except DuplicateKey:
-                raise keys.KeyTaken from None
-            except ConnectionLost as error:
-                lost = error
-            moved = self.load(new_digest)
-            if moved is not None and moved.revision == record.revision:
-                return True
-            found = self.load(digest)
-            if found is None or found.revision != base:
-                return _became_of(found, record)
-        raise lost or AssertionError("only a loss is tried again")
-
-    def modify(
-        self,
-        digest: bytes,
-        change: Callable[[Record | None], Record],
-        now: int,
-        new_digest: bytes | None = None,
-    ) -> None:
-        """Store ``change(record)`` over the row under *digest*, which is locked meanwhile; rotate to *new_digest*.
-
-        *change* gets None if there is no row and must raise then; what it raises leaves the row as it
-        was. It is called again after a deadlock. Raises KeyTaken; ConnectionLost where the outcome stays
-        unknown; StoreUnavailable.
-        """
-        tried: list[tuple[int, int]] = []
-
-        def work(run: Execute) -> bool:
-            # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
-            rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
-            found = self._sql.as_record(rows[0]) if rows else None
-            if tried and self._holds(run, tried[-1][1], found, new_digest):
-                return True  # by a try that was given up for lost, and was not
-            record = change(found)
-            base = found.revision if found is not None else 0
-            tried.append((base, record.revision))
-            if new_digest is not None:
-                return self._move(run, digest, new_digest, record, base, now)
-            return bool(run(self._sql.update, _over(digest, digest, record, base, now)))
-
-        for _ in range(_LOSSES):
-            try:
-                self.database.transaction(work)
-                return
-            except DuplicateKey:
-                raise keys.KeyTaken from None
-            except ConnectionLost as error:
-                lost = error
-            here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
-            revisions = {found.revision for found in (here, there) if found is not None}
-            if tried and tried[-1][1] in revisions:
-                return
-            if tried and tried[-1][0] not in revisions:
-                break
-        raise lost
-
-    def _holds(self, run: Execute, revision: int, found: Record | None, new_digest: bytes | None) -> bool:
-        """Return whether *found*, or the row under *new_digest*, has this *revision*."""
-        moved = [] if new_digest is None else run(self._sql.load, {"digest": new_digest})
-        return any(
-            record is not None and record.revision == revision for record in (found, *map(self._sql.as_record, moved))
-        )
-
-    def _move(self, run: Execute, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool:
-        # The row itself moves, so that a revocation of the user's sessions waits for it and then meets it; the mark
-        # says where to, for the revocation of a handle.
-        if run(self._sql.rotate, _over(digest, new_digest, record, base, now)) != 1:
-            return False
-        run(self._sql.insert, row_of(digest, tombstone(now)._replace(user_id=keys.handle(new_digest))))
-        return True
-
-    def touch(self, digest: bytes, record: Record, now: int) -> bool:
-        """Extend the session from *record*, as it was loaded, to what its lifetime gives at *now*.
-
-        One narrow statement that overwrites nothing: it does not hit if another request has saved,
-        touched, rotated or ended the session since. Returns whether it hit. Raises StoreUnavailable.
-        """
-        end = record.expires_at
-        values = {"p_used_at": now, "p_expires_at": end, "digest": digest}
-        values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
-        return self.database.write(self._sql.touch, values, repeatable=True) == 1
-
-    def touch_unseen(self, digest: bytes, lifetime: Lifetime, now: int) -> bool:
-        """Extend a live session of default lifetime without reading it; return whether there was one."""
-        absolute = FOREVER if lifetime.absolute is None else lifetime.absolute
-        values = {"digest": digest, "now": now, "idle": lifetime.idle, "absolute": absolute}
-        return self.database.write(self._sql.touch_unseen, values, repeatable=True) == 1
-
-    def delete(self, digest: bytes) -> bool:
-        """Delete the session under *digest*; return whether there was one. Raises StoreUnavailable."""
-        return self.database.write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
-
-    def delete_any(self, digests: Sequence[bytes]) -> int:
-        """Delete the sessions under up to a thousand *digests*, in one statement; return how many there were."""
-        # In the order of the primary key, as others lock: or MariaDB ends one of two in a deadlock.
-        values = numbered(sorted(digests), _PAGE)
-        return self.database.write(self._sql.delete_all_of(_PAGE), values, repeatable=True)
-
-    def any_moved(self, digests: Sequence[bytes], now: int) -> bool:
-        """Return whether one of up to a thousand *digests* was a session that lives on under a new key."""
-        values = numbered(digests, _PAGE) | {"now": now}
-        return bool(self.database.read(self._sql.find_moved_of(_PAGE), values))
-
-    def revoked_since(self, user_id: str | None, moment: float, handles: Sequence[str], *, moved: bool = False) -> bool:
-        """Return whether the sessions of *user_id*, or all, were revoked since *moment*; see `Marks.revoked_since`."""
-        return self._marks.revoked_since(user_id, moment, handles, moved=moved)
-
-    # Verbs for people
-
-    def create_table(self) -> None:
-        """Create the table and its indexes unless they exist; safe in a race of processes. Raises StoreUnavailable."""
-        create_table(self.database, self.table)
-
-    def _create_missing(self) -> None:
-        if not self._seen:  # a table that was there and is not is being migrated
-            self.create_table()
 
     def exists(self, session_key: str) -> bool:
         """Return whether *session_key* is the key of a live session. Raises StoreUnavailable."""
@@ -375,12 +177,7 @@ class SessionStore:
             low, high = _NOBODY if kept is None else self._lock_newest(run, kept)
             return int(run(self._sql.delete_user, {"user_id": user, "low": low, "high": high}))
 
-        for _ in range(_LOSSES):
-            try:
-                return self.database.transaction(delete)
-            except ConnectionLost as error:
-                lost = error
-        raise lost
+        return self.database.transaction(delete, repeatable=True)
 
     def _lock_newest(self, run: Execute, handle: str) -> tuple[bytes, bytes]:
         """Lock the session that *handle* names, if it is stored; return the range of its present digest."""
@@ -406,6 +203,10 @@ class SessionStore:
         self._marks.finish(None, stamp)
         self.events.emit("ended", reason=f"revoked: all {ended} sessions")
         return ended
+
+    def revoked_since(self, user_id: str | None, moment: float, handles: Sequence[str], *, moved: bool = False) -> bool:
+        """Return whether the sessions of *user_id*, or all, were revoked since *moment*; see `Marks.revoked_since`."""
+        return self._marks.revoked_since(user_id, moment, handles, moved=moved)
 
     def purge(
         self,
@@ -457,30 +258,3 @@ class SessionStore:
             return None
         record = self.load(keys.digest(session_key))
         return record if record is not None and record.is_live(int(self.clock())) else None
-
-
-def _became_of(found: Record | None, mine: Record) -> bool | None:
-    """Return, after a broken connection, whether the change *mine* was made; None: nobody can tell any more."""
-    if found is None or found.is_tombstone():
-        return False
-    return True if found.revision == mine.revision else None
-
-
-def _over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
-    """Return the values of a change that stores *record* over the row under *digest*."""
-    values = row_of(new_digest, record)
-    values["digest"], values["base"], values["now"] = digest, base, now
-    return values
-
-
-def _values_over(digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
-    """Return as much of that as a plain save needs."""
-    return {
-        "p_data": record.data,
-        "p_revision": record.revision,
-        "p_used_at": record.used_at,
-        "p_expires_at": record.expires_at,
-        "digest": digest,
-        "base": base,
-        "now": now,
-    }

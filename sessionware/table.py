@@ -94,6 +94,26 @@ def row_of(digest: bytes, record: Record) -> dict[str, Any]:
     return values
 
 
+def row_over(digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Name what stores *record* under *new_digest* over the live row under *digest*, whose revision is *base*."""
+    values = row_of(new_digest, record)
+    values["digest"], values["base"], values["now"] = digest, base, now
+    return values
+
+
+def values_over(digest: bytes, record: Record, base: int, now: int) -> dict[str, Any]:
+    """Name as much of that as a plain save needs."""
+    return {
+        "p_data": record.data,
+        "p_revision": record.revision,
+        "p_used_at": record.used_at,
+        "p_expires_at": record.expires_at,
+        "digest": digest,
+        "base": base,
+        "now": now,
+    }
+
+
 def _unqualified(table: sa.Table) -> Any:
     """Return the columns of *table* as attributes, without its name before theirs: MySQL parses every text anew."""
     return SimpleNamespace(**{column.name: sa.column(column.name, column.type) for column in table.columns})

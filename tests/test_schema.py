@@ -22,7 +22,7 @@ from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
 
 INDEXES = {f"ix_{TABLE_NAME}_user_id", f"ix_{TABLE_NAME}_purge_hour"}
-PATIENCE = 60
+PATIENCE = 120
 
 
 # While many start

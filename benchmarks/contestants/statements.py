@@ -16,8 +16,7 @@ from sqlalchemy import URL, make_url
 from sessionware import SessionStore, keys
 from sessionware.record import Record, new_revision
 from sessionware.statement import Statement
-from sessionware.store import _values_over
-from sessionware.table import row_of
+from sessionware.table import row_of, values_over
 
 from ..workloads import READS, act
 from .limit import LIFETIME, Limit, key_in
@@ -52,7 +51,7 @@ class Statements(Limit):
         text = orjson.dumps(values).decode()
         if record is not None:
             changed = record._replace(data=text, revision=new_revision(), used_at=now, expires_at=now + LIFETIME)
-            self._run(self._sql.overwrite, _values_over(digest, changed, record.revision, now))
+            self._run(self._sql.overwrite, values_over(digest, changed, record.revision, now))
             return body
         key = keys.new_key()
         made = Record(text, 1, new_revision(), None, now, now, now + LIFETIME, None)
