@@ -27,6 +27,10 @@ from .trouble import Kind, Trouble
 T = TypeVar("T")
 V = TypeVar("V")
 
+# Asked of a change whose connection broke: what it would have returned, or AS_BEFORE if it was not made.
+Became = Callable[[], Any]
+AS_BEFORE: Any = object()
+
 # No wait is without end: neither for a lock nor for a server that comes back.
 PATIENCE_SECONDS = 5
 
@@ -69,6 +73,11 @@ class ConnectionLost(StoreUnavailable):
     """The connection broke while a change was under way: it may have been stored, or not."""
 
 
+def repeatable() -> Any:
+    """Say of a read, or of a change that does no harm when it is made twice, that nothing became of it."""
+    return AS_BEFORE
+
+
 class Database:
     """The engine of one database, and all that is run on it.
 
@@ -96,24 +105,24 @@ class Database:
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._repeat(statement.run, values)
+        rows: list[Any] = self._repeat(statement.run, values, repeatable)
         return rows
 
-    def write(self, statement: Statement, values: Mapping[str, Any], *, repeatable: bool = False) -> int:
-        """Run one change and return how many rows it hit.
+    def write(self, statement: Statement, values: Mapping[str, Any], became: Became) -> int:
+        """Run one change and return how many rows it hit, or what *became* of it.
 
-        With *repeatable* it is simply run again if the connection breaks; else that raises
-        ConnectionLost, and the caller finds out what became of it. Raises DuplicateKey, StoreUnavailable.
+        That is asked if the connection broke. On AS_BEFORE the change is made once more; see also `repeatable`.
+        Raises DuplicateKey, ConnectionLost if that is lost as well, and StoreUnavailable.
         """
-        hit: int = self._insist(statement.run, values, repeatable=repeatable)
+        hit: int = self._insist(statement.run, values, became)
         return hit
 
-    def transaction(self, work: Callable[[Execute], T], *, repeatable: bool = False) -> T:
+    def transaction(self, work: Callable[[Execute], T], became: Became) -> T:
         """Run *work* between BEGIN and COMMIT and return what it returned; roll back if it raises.
 
         *work* starts anew after a deadlock. Otherwise as `write`.
         """
-        return self._insist(self._within, work, repeatable=repeatable)
+        return self._insist(self._within, work, became)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -123,7 +132,7 @@ class Database:
         """
         if self.dialect.name == "sqlite":
             return work(self._run_alone)  # writers of a file take turns anyway
-        return self._repeat(partial(self._while_locked, name), work)
+        return self._repeat(partial(self._while_locked, name), work, repeatable)
 
     def in_use(self) -> int:
         """Return how many connections are lent at this moment."""
@@ -153,7 +162,7 @@ class Database:
         return result
 
     def _run_alone(self, statement: Statement, values: Mapping[str, Any]) -> Any:
-        return self.read(statement, values) if statement.selects else self.write(statement, values, repeatable=True)
+        return self.read(statement, values) if statement.selects else self.write(statement, values, repeatable)
 
     def _while_locked(self, name: str, connection: Connection, work: Callable[[Execute], T]) -> T | None:
         execute = Execute(connection)
@@ -171,26 +180,24 @@ class Database:
                 "`sessionware purge` past the pooler."
             )
 
-    def _insist(self, step: Callable[[Connection, V], T], value: V, *, repeatable: bool) -> T:
+    def _insist(self, step: Callable[[Connection, V], T], value: V, became: Became) -> T:
         """Run *step* with *value*, which writes, once it has its turn, and as often as its troubles allow."""
         if not _birthmark[0]:
             _in_child()  # before a look at the turn, which a thread of the parent may hold
         turn = self.turn
         if turn is None:
-            return self._repeat(step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=repeatable)
+            return self._repeat(step, value, became, time.monotonic() + PATIENCE_SECONDS)
         if not turn.acquire(timeout=PATIENCE_SECONDS):
             raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
-            return self._repeat(step, value, time.monotonic() + PATIENCE_SECONDS, repeatable=repeatable)
+            return self._repeat(step, value, became, time.monotonic() + PATIENCE_SECONDS)
         finally:
             turn.release()
 
-    def _repeat(
-        self, step: Callable[[Connection, V], T], value: V, deadline: float | None = None, *, repeatable: bool = True
-    ) -> T:
+    def _repeat(self, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float | None = None) -> T:
         """Run *step* with *value* as often as its troubles allow, until *deadline*; None: our patience from the first.
 
-        A statement that waited long for a lock is not to begin anew; a purge that has been at it for long may.
+        A change that waited long for a lock is not to begin anew; a purge that has been at it for long may.
         """
         if not _birthmark[0]:
             _in_child()  # uWSGI forks without telling Python
@@ -199,35 +206,35 @@ class Database:
         except Failed as failed:
             trouble = failed.trouble
         deadline = deadline or time.monotonic() + PATIENCE_SECONDS
-        return self._recover(trouble, step, value, deadline, repeatable=repeatable)
-
-    def _recover(
-        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
-    ) -> T:
         if trouble.kind is Kind.NO_TABLE and self._create_missing is not None:
             self._create_missing()
-            try:
-                return self.connections.lend(step, value)  # at once: creating it may have used up our patience
-            except Failed as failed:
-                trouble = failed.trouble
-        return self._try_again(trouble, step, value, deadline, repeatable=repeatable)
+            trouble = Trouble(Kind.TRANSIENT, trouble.code)
+            deadline = max(deadline, time.monotonic() + _LONGEST_PAUSE)  # creating it may have used up our patience
+        return self._try_again(trouble, step, value, became, deadline)
 
     def _try_again(
-        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, deadline: float, *, repeatable: bool
+        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float
     ) -> T:
         longest = _LONGEST_PAUSE_SQLITE if self.dialect.name == "sqlite" else _LONGEST_PAUSE
-        pause = min(0.002, longest)
-        while trouble.kind is Kind.TRANSIENT or (trouble.kind is Kind.LOST and repeatable):
-            if time.monotonic() > deadline:
-                break
-            # The pool is new after a loss: a second one is the server's.
-            repeatable = repeatable and trouble.kind is not Kind.LOST
+        pause, lost = min(0.002, longest), False
+        while trouble.kind is Kind.LOST or (trouble.kind is Kind.TRANSIENT and time.monotonic() <= deadline):
+            if trouble.kind is Kind.LOST:
+                fate: T = became()
+                if fate is not AS_BEFORE:
+                    return fate
+                if lost:
+                    break  # the pool is new after a loss: a second one is the server's
+                lost = True
             time.sleep(random.uniform(0, pause))
             pause = min(pause * 2, longest)
             try:
-                return self.connections.lend(step, value)
+                made = self.connections.lend(step, value)
             except Failed as failed:
                 trouble = failed.trouble
+                continue
+            # A miss after a loss may have met the lost change, with which the server went on.
+            fate = became() if lost and not made else AS_BEFORE
+            return made if fate is AS_BEFORE else fate
         raise _as_ours(trouble)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from . import keys
-from .database import ConnectionLost, Database, DuplicateKey
+from .database import Database, DuplicateKey, repeatable
 from .errors import StoreUnavailable
 from .record import TOMBSTONE_SECONDS, Record, tombstone
 from .statement import Execute
@@ -51,10 +51,10 @@ class Marks:
         mark = tombstone(int(self._clock()))._replace(revision=stamp, user_id=kept)
         for _ in range(keys.ATTEMPTS):
             try:
-                self._database.transaction(partial(self._leave, user_id, mark))
+                self._database.transaction(partial(self._leave, user_id, mark), repeatable)
                 return stamp
-            except (DuplicateKey, ConnectionLost):
-                continue  # another revocation was first; or nobody knows, and once more does no harm
+            except DuplicateKey:
+                continue  # another revocation was first
         raise StoreUnavailable("The revocation could not be recorded.")
 
     def _leave(self, user_id: str | None, mark: Record, run: Execute) -> None:
@@ -74,7 +74,7 @@ class Marks:
     def finish(self, user_id: str | None, stamp: int) -> None:
         """Note that the revocation of that time is complete, whichever mark it has become part of."""
         values = numbered(_digests_of(user_id), 2) | {"base": stamp, "p_expiry": _microseconds(time.time())}
-        self._database.write(self._sql.finish_mark, values, repeatable=True)
+        self._database.write(self._sql.finish_mark, values, repeatable)
 
     def _of(self, user_id: str | None) -> list[Any]:
         """Return the marks of what was revoked of *user_id*, and of everybody."""

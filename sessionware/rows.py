@@ -4,12 +4,12 @@ The verbs that sessions use. They take ``now`` and read no clock.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import sqlalchemy as sa
 
 from . import keys
-from .database import ConnectionLost, Database, DuplicateKey
+from .database import AS_BEFORE, ConnectionLost, Database, DuplicateKey, repeatable
 from .engine import in_memory
 from .errors import StoreUnavailable
 from .record import FOREVER, Lifetime, Record, tombstone
@@ -18,12 +18,6 @@ from .statement import Execute
 from .table import Statements, make_table, numbered, row_of, row_over, values_over
 
 MOST_AT_ONCE = 1000  # digests that one statement takes
-
-# How often a change may lose its connection: once to the staleness of one that lay idle. What breaks each
-# one anew is no accident: a server that has become read-only, or a packet that it does not take.
-_LOSSES = 2
-
-_AS_BEFORE: Any = object()  # what became of a change that was not made, and may be made again
 
 
 class Rows:
@@ -56,13 +50,13 @@ class Rows:
 
         def became() -> bool:
             found = self.load(digest)
-            return _AS_BEFORE if found is None else found.revision == record.revision
+            return AS_BEFORE if found is None else found.revision == record.revision
 
         try:
-            inserted = _despite_loss(lambda: self.database.write(self._sql.insert, row_of(digest, record)) == 1, became)
+            inserted = self.database.write(self._sql.insert, row_of(digest, record), became)
         except DuplicateKey:
             inserted = became()
-        if inserted is _AS_BEFORE:
+        if inserted is AS_BEFORE:
             raise StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
         self._seen = True
         return bool(inserted)
@@ -84,9 +78,8 @@ class Rows:
             values = values_over(digest, record, base, now)
         else:
             statement, values = self._sql.update, row_over(digest, digest, record, base, now)
-        return _despite_loss(
-            lambda: self.database.write(statement, values) == 1, lambda: self._became(digest, record, base)
-        )
+        hit: int | None = self.database.write(statement, values, partial(self._became, digest, record, base))
+        return None if hit is None else hit == 1
 
     def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
         """Move the live row whose revision is *base* to *new_digest*, and store *record* in it.
@@ -103,7 +96,7 @@ class Rows:
             return self._move(run, digest, new_digest, record, base, now)
 
         try:
-            return _despite_loss(lambda: self.database.transaction(move), became)
+            return self.database.transaction(move, became)
         except DuplicateKey:
             raise keys.KeyTaken from None
 
@@ -140,10 +133,10 @@ class Rows:
             revisions = {found.revision for found in (here, there) if found is not None}
             before, after = tried[-1] if tried else (None, None)
             unmade = before is None or before in revisions
-            return after in revisions or (_AS_BEFORE if unmade else None)
+            return after in revisions or (AS_BEFORE if unmade else None)
 
         try:
-            made = _despite_loss(lambda: self.database.transaction(work), became)
+            made = self.database.transaction(work, became)
         except DuplicateKey:
             raise keys.KeyTaken from None
         if made is None:
@@ -158,23 +151,23 @@ class Rows:
         end = record.expires_at
         values = {"p_used_at": now, "p_expires_at": end, "digest": digest}
         values |= {"now": now, "base": record.revision, "seen_at": record.used_at}
-        return self.database.write(self._sql.touch, values, repeatable=True) == 1
+        return self.database.write(self._sql.touch, values, repeatable) == 1
 
     def touch_unseen(self, digest: bytes, lifetime: Lifetime, now: int) -> bool:
         """Extend a live session of default lifetime without reading it; return whether there was one."""
         absolute = FOREVER if lifetime.absolute is None else lifetime.absolute
         values = {"digest": digest, "now": now, "idle": lifetime.idle, "absolute": absolute}
-        return self.database.write(self._sql.touch_unseen, values, repeatable=True) == 1
+        return self.database.write(self._sql.touch_unseen, values, repeatable) == 1
 
     def delete(self, digest: bytes) -> bool:
         """Delete the session under *digest*; return whether there was one. Raises StoreUnavailable."""
-        return self.database.write(self._sql.delete, {"digest": digest}, repeatable=True) == 1
+        return self.database.write(self._sql.delete, {"digest": digest}, repeatable) == 1
 
     def delete_any(self, digests: Sequence[bytes]) -> int:
         """Delete the sessions under up to a thousand *digests*, in one statement; return how many there were."""
         # In the order of the primary key, as others lock: or MariaDB ends one of two in a deadlock.
         values = numbered(sorted(digests), MOST_AT_ONCE)
-        return self.database.write(self._sql.delete_all_of(MOST_AT_ONCE), values, repeatable=True)
+        return self.database.write(self._sql.delete_all_of(MOST_AT_ONCE), values, repeatable)
 
     def any_moved(self, digests: Sequence[bytes], now: int) -> bool:
         """Return whether one of up to a thousand *digests* was a session that lives on under a new key."""
@@ -205,23 +198,4 @@ class Rows:
         found = self.load(digest)
         if found is None or found.is_tombstone():
             return False
-        return _AS_BEFORE if found.revision == base else found.revision == mine.revision or None
-
-
-def _despite_loss(change: Callable[[], bool], became: Callable[[], bool | None]) -> bool | None:
-    """Return what *change* returned or, where its connection broke, what *became* of it.
-
-    Where all is as it was before, it is made once more. Raises ConnectionLost, if that is lost as well.
-    """
-    lost: ConnectionLost | None = None
-    for _ in range(_LOSSES):
-        try:
-            made = change()
-            if made or lost is None:  # a miss after a loss may have met the lost one, with which the server went on
-                return made
-        except ConnectionLost as error:
-            lost = error
-        fate = became()
-        if fate is not _AS_BEFORE:
-            return fate
-    raise lost or AssertionError("only a loss is tried again")
+        return AS_BEFORE if found.revision == base else found.revision == mine.revision or None

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .database import PATIENCE_SECONDS, Database, DuplicateKey
+from .database import PATIENCE_SECONDS, Database, DuplicateKey, repeatable
 from .errors import StoreUnavailable
 from .statement import Execute, Failed, Statement, ended_by
 
@@ -20,7 +20,7 @@ def create_table(database: Database, table: sa.Table) -> None:
     schema = _Schema(database, table)
     try:
         if schema.missing(database.read(schema.look, schema.names)):  # who comes late need not wait for a turn
-            database.transaction(schema.create_in_turn)
+            database.transaction(schema.create_in_turn, repeatable)
         return
     except DuplicateKey:
         # A migration tool, which does not take turns, was faster; or a table of another name has an index of ours.

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
-from .database import TableMissing
+from .database import TableMissing, repeatable
 from .errors import StoreUnavailable
 from .events import Events, SessionEvent
 from .marks import Marks
@@ -146,7 +146,7 @@ class SessionStore(Rows):
             if span is None:
                 return False
             values = {"low": span[0], "high": span[1], "now": int(self.clock())}
-            if self.database.write(self._sql.delete_range, values, repeatable=True):
+            if self.database.write(self._sql.delete_range, values, repeatable):
                 self.events.emit("ended", name, reason="revoked")
                 return True
             moved = self.database.read(self._sql.find_successor, values)
@@ -177,7 +177,7 @@ class SessionStore(Rows):
             low, high = _NOBODY if kept is None else self._lock_newest(run, kept)
             return int(run(self._sql.delete_user, {"user_id": user, "low": low, "high": high}))
 
-        return self.database.transaction(delete, repeatable=True)
+        return self.database.transaction(delete, repeatable)
 
     def _lock_newest(self, run: Execute, handle: str) -> tuple[bytes, bytes]:
         """Lock the session that *handle* names, if it is stored; return the range of its present digest."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sessionware import SessionMiddleware, StoreUnavailable, keys
 from sessionware import database as database_module
 from sessionware import engine as engine_module
+from sessionware.database import repeatable
 from sessionware.statement import Execute
 from sessionware.store import SessionStore
 from tests.support.apps import counting
@@ -161,7 +162,7 @@ def test_a_connection_that_is_out_when_all_are_given_up_is_not_kept(any_engine: 
             store.count()
         return execute._connection
 
-    out = store.database.transaction(work)
+    out = store.database.transaction(work, repeatable)
 
     assert out in closed
     assert store.database.in_use() == 0
@@ -463,7 +464,7 @@ def _lend_at_once(store: SessionStore, count: int) -> None:
     """Have so many connections open at the same time, and given back."""
     together = threading.Barrier(count)
     threads = [
-        threading.Thread(target=store.database.transaction, args=[lambda _: together.wait(PATIENCE)])
+        threading.Thread(target=store.database.transaction, args=[lambda _: together.wait(PATIENCE), repeatable])
         for _ in range(count)
     ]
     for thread in threads:

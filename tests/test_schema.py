@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, make_table
+from sessionware.database import repeatable
 from sessionware.store import SessionStore
 from sessionware.table import TABLE_NAME
 from tests.support.apps import counting
@@ -282,7 +283,9 @@ def test_rows_are_found_by_their_indexes(database: str, clock: Clock) -> None:
         store.revoked_since("7", 0.0, [])
         by_key = len(calls)
         store.sessions_of("7")
-        store.database.write(store._sql.delete_user, {"user_id": "7", "low": b"\xff" * 32, "high": b"\x00" * 32})
+        store.database.write(
+            store._sql.delete_user, {"user_id": "7", "low": b"\xff" * 32, "high": b"\x00" * 32}, repeatable
+        )
         by_user = len(calls)
         store.database.read(store._sql.list_due, {"hour": now // 3600, "now": now, "size": 1000})
     put(store, seen, digest)  # MariaDB has no plan for a key that is not there
