@@ -41,7 +41,8 @@ _LONGEST_PAUSE_SQLITE = 0.001
 
 # A transaction of ours always writes: SQLite must take its lock first, since a reader that becomes
 # a writer is refused at once, whatever its busy timeout.
-_BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
+# In MariaDB's Oracle mode BEGIN is the beginning of a block.
+_BEGIN = {"sqlite": "BEGIN IMMEDIATE", "mysql": "START TRANSACTION", "mariadb": "START TRANSACTION"}
 
 # A server may be set to begin a new transaction after each COMMIT (completion_type): nobody commits what is written
 # in that.
@@ -105,7 +106,7 @@ class Database:
 
     def read(self, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a SELECT. Raises StoreUnavailable."""
-        rows: list[Any] = self._repeat(statement.run, values, repeatable)
+        rows: list[Any] = self._repeat(statement.run, values, repeatable, time.monotonic() + PATIENCE_SECONDS)
         return rows
 
     def write(self, statement: Statement, values: Mapping[str, Any], became: Became) -> int:
@@ -197,7 +198,7 @@ class Database:
     def _repeat(self, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float | None = None) -> T:
         """Run *step* with *value* as often as its troubles allow, until *deadline*; None: our patience from the first.
 
-        A change that waited long for a lock is not to begin anew; a purge that has been at it for long may.
+        What has waited long for a lock is not to begin anew; a purge that has been at it for long may.
         """
         if not _birthmark[0]:
             _in_child()  # uWSGI forks without telling Python

@@ -19,6 +19,7 @@ _LOCK_SECONDS = 5
 _BUSY_SECONDS = 0.005  # then `Database` tries again: left alone, SQLite sleeps up to 100 ms between two looks
 _ANSWER_SECONDS = 15
 _POOL_SECONDS = 10
+_MODE_SECONDS = 0.25
 
 _INSTALL = {
     "postgresql": "pip install 'sessionware[postgresql]' and write postgresql+psycopg://",
@@ -124,7 +125,7 @@ def _connect_args(url: sa.URL) -> dict[str, Any]:
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     """Let readers and the writer work side by side (WAL); durability stays SQLite's default."""
-    deadline = time.monotonic() + _LOCK_SECONDS
+    deadline = time.monotonic() + _MODE_SECONDS
     while True:
         try:
             ((mode,),) = connection.execute("PRAGMA journal_mode=WAL").fetchall()
@@ -138,7 +139,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
                 raise
             # The change of mode needs the file alone and does not wait for it: another worker starts too.
             if time.monotonic() > deadline:
-                raise
+                mode = "unchanged"  # a backup or a report reads it: sessions are read as well, and later ones try again
+                break
         time.sleep(random.uniform(0, 0.02))
     ((milliseconds,),) = connection.execute("PRAGMA busy_timeout").fetchall()
     if mode != "wal" and milliseconds == _BUSY_SECONDS * 1000:

@@ -137,7 +137,7 @@ def _record_of(c: Any, dialect: sa.Dialect) -> tuple[list[Any], Callable[[Sequen
     if dialect.driver != "pymysql":
         return [getattr(c, name) for name in Record._fields], partial(tuple.__new__, Record)  # _make, in C
     blank: Any = sa.literal_column("' '")
-    nothing: Any = sa.literal_column("''")
+    nothing: Any = sa.literal_column("'-'")  # not '', which is null in one mode of MariaDB
     numbers = (c.format, c.revision, c.created_at, c.used_at, c.expires_at, sa.func.ifnull(c.expiry, nothing))
     return [c.data, sa.func.concat_ws(blank, *numbers, c.user_id)], _unpacked  # it leaves out a user_id that is null
 
@@ -147,7 +147,7 @@ def _unpacked(row: Sequence[Any]) -> Record:
     form, revision, created_at, used_at, expires_at, rest = text.split(" ", 5)
     expiry, _, user_id = rest.partition(" ")
     times = int(created_at), int(used_at), int(expires_at)
-    return Record(data, int(form), int(revision), user_id or None, *times, int(expiry) if expiry else None)
+    return Record(data, int(form), int(revision), user_id or None, *times, None if expiry == "-" else int(expiry))
 
 
 class Statements:

@@ -36,7 +36,6 @@ _POSTGRESQL = {
     "40001": Kind.TRANSIENT,  # serialization failure
     "40P01": Kind.TRANSIENT,  # deadlock
     "55P03": Kind.TRANSIENT,  # lock timeout
-    "53300": Kind.TRANSIENT,  # too many connections
     "57P01": Kind.LOST,  # ended by an administrator
     "57P02": Kind.LOST,  # the server is going down
     "25006": Kind.LOST,  # read-only: this server was the primary until a failover
@@ -108,7 +107,8 @@ def _code(error: Any, dialect_name: str) -> Any:
     if dialect_name == "sqlite":
         number = getattr(error, "sqlite_errorcode", None)
         return number if number is None or number in _SQLITE else number & 0xFF  # without the extended part
-    return error.args[0] if error.args and isinstance(error.args[0], int) else None
+    number = getattr(error, "errno", None) or next(iter(error.args), None)
+    return number if isinstance(number, int) else None
 
 
 def _name(error: Exception, code: Any) -> str:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from sessionware import ConfigurationError, SessionMiddleware, StoreUnavailable, keys
 from sessionware import database as database_module
+from sessionware import engine as engine_module
 from sessionware.record import Lifetime, new_revision
 from sessionware.statement import Statement
 from sessionware.store import SessionStore
@@ -337,6 +339,49 @@ def test_a_file_that_may_only_be_read_is_read(sqlite: str, clock: Clock, journal
     with pytest.raises(StoreUnavailable):
         store.create({})
     store.database.engine.dispose()
+
+
+def test_a_file_whose_mode_somebody_keeps_is_read_as_it_is(
+    sqlite: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup reads a file without a log, which cannot get one meanwhile: no session has to wait for its end."""
+    naps: list[float] = []
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: sum(naps), sleep=naps.append))
+    store = SessionStore(sqlite, clock=clock)
+    key = store.create({"a": 1})
+    store.database.connections.drop_all()
+    with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as backup:
+        assert backup.execute("PRAGMA journal_mode = delete").fetchall() == [("delete",)]
+        backup.execute("BEGIN")
+        backup.execute(f"SELECT * FROM {store.table.name}").fetchone()
+
+        assert store.read(key) == {"a": 1}
+        assert 0 < sum(naps) < 1
+        backup.execute("COMMIT")
+        assert store.create({}) is not None
+    store.database.connections.drop_all()
+    assert store.database.read(Statement(sa.text("PRAGMA journal_mode"), store.database.dialect), {}) == [("wal",)]
+
+
+@pytest.mark.parametrize(
+    "mode", ["", "ANSI_QUOTES", "EMPTY_STRING_IS_NULL", "NO_BACKSLASH_ESCAPES", "ORACLE", "PAD_CHAR_TO_FULL_LENGTH"]
+)
+def test_mariadb_may_speak_another_sql(mariadb: str, clock: Clock, mode: str) -> None:
+    """In Oracle's, BEGIN begins a block and not a transaction; where no text is null, one is no filler for a null."""
+    store = SessionStore(f"{mariadb}?init_command=SET%20sql_mode%3D%27{mode}%27", clock=clock)
+    key = store.create({"a": "\\'"}, 42)
+    digest, new = keys.digest(key), random_digest()
+    seen = store.load(digest)
+    assert seen is not None
+    assert store.rotate(digest, new, seen, seen.revision, int(clock()))
+    nobody = keys.digest(store.create({"b": 1}))
+
+    assert store.load(new) == seen
+    assert (seen.user_id, seen.expiry) == ("42", None)
+    assert [info.user_id for info in store.sessions_of("42")] == ["42"]
+    assert store.revoke_user("42") == 1
+    assert store.revoke_all() == 1
+    assert store.load(nobody) is None
 
 
 def test_mariadb_waits_for_no_lock_longer_than_for_a_row(mariadb: str) -> None:

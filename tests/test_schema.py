@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from sessionware.table import TABLE_NAME
 from tests.support.apps import counting
 from tests.support.clock import Clock
 from tests.support.counting import statements
-from tests.support.databases import dialect_of
+from tests.support.databases import dialect_of, held
 from tests.support.driver import Call, Proceed, watching
+from tests.support.faults import every_call
 from tests.support.first_start import store_of_round
 from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
@@ -77,6 +79,19 @@ def test_missing_indexes_are_completed(database: str, missing: set[str]) -> None
 
     assert _indexes(store) == INDEXES
     assert store.read(key) == {"kept": True}
+
+
+def test_a_creation_that_is_cut_off_leaves_no_table_without_indexes(any_engine: str) -> None:
+    """Whoever comes next finds a table, and would not look whether it is complete."""
+    for faults in every_call(KeyboardInterrupt(), mode="after", only={"execute"}):
+        store = SessionStore(any_engine)
+        with suppress(KeyboardInterrupt), faults.on(store.database.engine):
+            store.create_table()
+        assert held(any_engine) == []  # a server may take a moment to see that a connection is closed
+        store.create({})
+
+        assert _indexes(store) == INDEXES
+        store.table.drop(store.database.engine)
 
 
 def test_a_migration_tool_makes_the_same_table(database: str) -> None:

@@ -141,10 +141,10 @@ def belated_change(engine: Engine) -> Iterator[list[str]]:
         if call.name != "execute" or finished:
             return proceed()
         if state["lost"]:
-            if verb in ("BEGIN", "UPDATE"):
+            if verb in ("BEGIN", "START", "UPDATE"):
                 finished.extend(_finish(engine, lost))
             return proceed()
-        state["within"] |= verb == "BEGIN"
+        state["within"] |= verb in ("BEGIN", "START")
         if verb in ("UPDATE", "INSERT"):
             lost.append(call)
         if verb != "COMMIT" and (state["within"] or not lost):
