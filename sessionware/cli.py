@@ -67,7 +67,8 @@ def purge(options: Options, batch_size: int) -> None:
     store = _open_existing(options)
     with _explained(store), click.progressbar(length=store.count_expired(), label="Purging", file=sys.stderr) as bar:
         removed = store.purge(batch_size=batch_size, on_batch=bar.update)
-    click.echo(f"{removed} expired rows removed.")
+    busy = " Another process is at it." if bar.length and not removed else ""
+    click.echo(f"{removed} expired rows removed.{busy}")
 
 
 @main.command()

@@ -29,10 +29,10 @@ class SessionInterrupted(SessionwareError):
     then cleared. It is False where the session goes on under a new key that the browser may hold already.
     """
 
-    def __init__(self, *, ended: bool) -> None:
+    def __init__(self, message: str | None = None, *, ended: bool = False) -> None:
         self.ended = ended
         how = "was ended" if ended else "was given a new key"
-        super().__init__(f"The session {how} by another request; nothing of this one was stored.")
+        super().__init__(message or f"The session {how} by another request; nothing of this one was stored.")
 
 
 class SessionTooLarge(SessionwareError, ValueError):
@@ -57,6 +57,6 @@ class StoreUnavailable(SessionwareError):
     *busy* is True where it answers, but a lock or a free connection did not come within our patience.
     """
 
-    def __init__(self, message: str, *, busy: bool = False) -> None:
+    def __init__(self, message: str = "The database does not answer.", *, busy: bool = False) -> None:
         self.busy = busy
         super().__init__(message)

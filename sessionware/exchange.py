@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ExcInfo = Any
 Write = Callable[[bytes], object]
+Begin = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 class Responder(Protocol):
@@ -92,8 +93,9 @@ class Exchange:
 class Body:
     """An application's iterable, with something to be done at its beginning and after its end.
 
-    *begin* gets the iterator before its first item is taken, and returns the one to go on with. *at_end*
-    is told whether the iterable did well, as far as the client wanted it.
+    *begin* gets the iterator before its first item is taken, and returns the one to go on with. *at_last* is
+    called when there is no further item, before the server, and so the client, can know. *at_end* is called
+    when the server is done, and told whether the iterable did well, as far as the client wanted it.
 
     A class and not a generator: a generator turns the StopIteration by which applications hand a
     hijacked connection to gunicorn into a RuntimeError (PEP 479).
@@ -102,11 +104,13 @@ class Body:
     def __init__(
         self,
         iterable: Iterable[bytes],
+        at_last: Callable[[], object],
         at_end: Callable[[bool], object],
-        begin: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None,
+        begin: Begin | None = None,
     ) -> None:
         self._iterable = iterable
         self._iterator: Iterator[bytes] | None = None
+        self._at_last: Callable[[], object] | None = at_last
         self._at_end: Callable[[bool], object] | None = at_end
         self._begin = begin
         self._raised = False
@@ -123,10 +127,19 @@ class Body:
                 self._iterator = begin(self._iterator)
             return next(self._iterator)
         except StopIteration:
+            self._finish()
             raise
         except BaseException:
             self._raised = True
             raise
+
+    def _finish(self) -> None:
+        at_last, self._at_last = self._at_last, None
+        if at_last is None:
+            return
+        self._raised = True
+        at_last()
+        self._raised = False
 
     def close(self) -> None:
         """Close the application's iterable and do what is to be done at the end, each exactly once."""

@@ -50,6 +50,7 @@ class Lifecycle(Finding):
         self.expiry: int | None = None
         self.next_key: str | None = None  # set while a rotation or a login waits for the save
         self.admitted_at: float | None = None  # when cycle_key or login was called
+        self._conflicts: int | None = None  # keys that both sides had changed, of a merge that is not stored yet
         self.restarts = False  # a login: the absolute timeout begins anew
         self.new = False  # begun by this request: its key has not come back yet
         self.cleared = False  # everything stored is to go, whatever other requests have added
@@ -104,13 +105,13 @@ class Lifecycle(Finding):
         if not decided and not dirty:
             return None
         text = self._encode(values)
-        return text if decided or self._differs(text, record) else None
+        return text if decided or self._differs(text, values, record) else None
 
-    def _differs(self, text: str, record: Record) -> bool:
+    def _differs(self, text: str, values: Values, record: Record) -> bool:
         if text == record.data:
             return False
         # A codec that encrypts gives equal values another text each time.
-        return type(self._settings.codec) is TaggedJSON or not same(self.open(), self.decode(record))
+        return type(self._settings.codec) is TaggedJSON or not same(values, self.decode(record))
 
     def save(self, text: str) -> None:
         """Store *text*, the encoded values, and whatever else waits: a new key, a login, an expiry.
@@ -239,7 +240,7 @@ class Lifecycle(Finding):
             base = theirs if self.cleared else self.decode(self.record)
         except Undecodable:
             self._interrupt(None)
-        self._report_merge(self._go_on_from(found, base, theirs))
+        self._conflicts = (self._conflicts or 0) + self._go_on_from(found, base, theirs)
         self.new = False  # another request, to which its key came back, has written this
 
     def _go_on_from(self, record: Record, base: Values, theirs: Values) -> int:
@@ -253,7 +254,7 @@ class Lifecycle(Finding):
         return len(merged.conflicts)
 
     def _report_merge(self, conflicts: int) -> None:
-        reason = f"{conflicts} keys changed on both sides"
+        reason = f"{conflicts} key{'s' * (conflicts != 1)} changed on both sides"
         self._settings.events.emit("merged", keys.handle(self.digest), self.user_id, reason)
 
     def _interrupt(self, found: Record | None) -> NoReturn:
@@ -265,6 +266,9 @@ class Lifecycle(Finding):
         raise SessionInterrupted(ended=ended)
 
     def _overwritten(self, draft: Record) -> None:
+        if self._conflicts is not None:
+            self._report_merge(self._conflicts)
+            self._conflicts = None
         if self.next_key is None:
             return self._stored(draft, _SAVED)
         old_handle, moved = keys.handle(self.digest), not self.restarts
@@ -307,8 +311,12 @@ class Lifecycle(Finding):
 
     # Changed at once
 
-    def atomic(self, change: Callable[[Values], T]) -> T:
-        """Run *change* on the newest stored values and store the result, again until nobody came between."""
+    def atomic(self, change: Callable[[Values], T], *, newest: bool = False) -> T:
+        """Run *change* on the newest stored values and store the result, again until nobody came between.
+
+        *newest*: the values were loaded for this. If they were not, and *change* changes nothing, they are
+        loaded again before that is believed.
+        """
         self.resolve()
         if self.is_shut():
             raise SessionInterrupted(ended=False)
@@ -316,21 +324,31 @@ class Lifecycle(Finding):
             self._store_cleared()
         if self.record is None:
             return self._atomic_new(change)
-        # What has ended as it was loaded may have been extended since.
-        found: Record | None = self.record if self.record.is_live(self.now()) else self._store.load(self.digest)
+        found: Record | None = self.record
+        if not self.record.is_live(self.now()):
+            found, newest = self._store.load(self.digest), True  # it may have been extended since
         for attempt in range(_FREE_ATTEMPTS):
             live = self._newest(found)
             draft, result = self._changed(live, change)
-            later = draft.expires_at >= live.expires_at
-            stored = self._store.update(self.digest, draft, live.revision, self.now(), later=later, aside=True)
-            if stored is None:
-                raise StoreUnavailable("The connection broke, and whether the change was stored cannot be told.")
-            if stored:
+            made = newest if draft is live else self._store_over(live, draft)
+            if made:
                 self._rebase(draft)
                 return result
             time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
-            found = self._store.load(self.digest)
+            found, newest = self._store.load(self.digest), True
         return self._atomic_locked(change)
+
+    def _store_over(self, live: Record, draft: Record) -> bool:
+        later = draft.expires_at >= live.expires_at
+        stored = self._store.update(self.digest, draft, live.revision, self.now(), later=later, aside=True)
+        if stored is None:
+            raise StoreUnavailable("The connection broke, and whether the change was stored cannot be told.")
+        if stored:
+            self._noted()
+        return stored
+
+    def _noted(self) -> None:
+        self.outcome = _SAVED if self.outcome is _READ else self.outcome
 
     def _store_cleared(self) -> None:
         """Let go what is to go, before a change can see it."""
@@ -342,8 +360,10 @@ class Lifecycle(Finding):
     def _atomic_new(self, change: Callable[[Values], T]) -> T:
         values = self._settings.codec.decode(self._encode(self.open()))
         result = change(values)
-        self.save(self._encode(values))
-        if self.record is not None:
+        kept = bool(values) or self.user_id is not None
+        if kept:
+            self.save(self._encode(values))
+        if not kept or self.record is not None:
             adopt(self.open(), values)
         return result
 
@@ -365,6 +385,7 @@ class Lifecycle(Finding):
         if busy:
             raise SessionConflict("Other requests kept this session busy; the change was not stored.")
         draft, result = done[-1]
+        self._noted()
         self._rebase(draft)
         return result
 
@@ -374,23 +395,27 @@ class Lifecycle(Finding):
         return found
 
     def _changed(self, found: Record, change: Callable[[Values], T]) -> tuple[Record, T]:
+        """Return what *change* makes of *found*, which is *found* itself if nothing differs, and what it returned."""
         try:
             values = self.decode(found)
         except Undecodable:
             self._interrupt(None)  # another release has rewritten it meanwhile
         result = change(values)
+        text = self._encode(values)
+        if not self._differs(text, values, found):
+            return found, result
         now = max(self.now(), found.used_at)
         end = self._end_aside(found, self._settings.lifetime.expires_at(found.created_at, now, found.expiry))
-        return found._replace(data=self._encode(values), revision=new_revision(), expires_at=end), result
+        return found._replace(data=text, revision=new_revision(), expires_at=end), result
 
     def _rebase(self, draft: Record) -> None:
-        """Go on from *draft*, which was stored; what this request has changed besides waits for its save."""
+        """Go on from *draft*, which is stored; what this request has changed besides waits for its save."""
         assert self.record is not None, "only a stored session is rebased"
+        if draft.revision == self.record.revision:
+            return
         conflicts = self._go_on_from(draft, self.decode(self.record), self.decode(draft))
         if conflicts:
             self._report_merge(conflicts)
-        if self.outcome is _READ:
-            self.outcome = _SAVED
 
     def cycle_key(self) -> None:
         """Have the session stored under a new key at its next save; one that is not stored gets a new key anyway."""
@@ -403,7 +428,7 @@ class Lifecycle(Finding):
         """Make the session *user_id*'s: another user's values go, the key is cycled, its age begins anew."""
         self.resolve()
         if self.superseded:
-            raise SessionInterrupted(ended=False)
+            self._forget()  # its answer may have been lost on the way; who may log in now can have a new session
         if self.unreadable:
             digest, self.unreadable = self.unreadable, b""
             self._delete(digest, None, "login")
@@ -517,6 +542,6 @@ class Lifecycle(Finding):
 
     def _forget(self) -> None:
         self.values, self.settled = {}, True
-        self.record = self.key = self.user_id = self.expiry = self.next_key = None
+        self.record = self.key = self.user_id = self.expiry = self.next_key = self._conflicts = None
         self.digest, self.unreadable, self.rivals, self._unchecked = b"", b"", (), None
         self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = self.new = False

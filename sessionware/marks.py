@@ -6,17 +6,20 @@ has two at most: of what ended all sessions, and of what ended all but one. They
 """
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from . import keys
-from .database import Database, DuplicateKey, repeatable
+from .database import PATIENCE_SECONDS, Database, DuplicateKey, repeatable
 from .errors import StoreUnavailable
 from .record import TOMBSTONE_SECONDS, Record, tombstone
 from .statement import Execute
 from .table import Statements, numbered, row_of
+
+_PAUSE_SECONDS = 0.1
 
 # A mark from a clock so many microseconds ahead is none: nobody of its user could log in until then.
 _MOST_AHEAD = TOMBSTONE_SECONDS * 1_000_000
@@ -77,9 +80,20 @@ class Marks:
         self._database.write(self._sql.finish_mark, values, repeatable)
 
     def _of(self, user_id: str | None) -> list[Any]:
-        """Return the marks of what was revoked of *user_id*, and of everybody."""
+        """Return the marks of what was revoked of *user_id*, and of everybody.
+
+        A database that is gone may come back within our patience: the session of who asks has its new key
+        already, and the visitor gets that only with the answer.
+        """
         everybody, _ = _digests_of(None)
-        return self._database.read(self._sql.find_marks, numbered((everybody, *_digests_of(user_id)), 3))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._database.read(self._sql.find_marks, numbered((everybody, *_digests_of(user_id)), 3))
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))
 
 
 def _with_mark(whole: Record | None, others: Record | None, new: Record) -> tuple[Record | None, Record | None]:

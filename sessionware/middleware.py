@@ -21,7 +21,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import SessionEvent, logger
-from .exchange import Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
+from .exchange import Begin, Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
 from .headers import NO_STORE, VARY, Headers, are_plain, forbid_storing, set_cookie, vary_on_cookie
 from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
@@ -235,7 +235,7 @@ class SessionMiddleware:
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
-            return Body(body, partial(self._at_end, exchange, session), begin)
+            return self._watched(body, exchange, session, begin)
         if complete or (session.life is None and is_bare_iterator(body)):
             session.store_at_once = not exchange.failed
             if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
@@ -245,7 +245,11 @@ class SessionMiddleware:
             if not exchange.failed:
                 session.watch(body)
             return body
-        return Body(body, partial(self._at_end, exchange, session))
+        return self._watched(body, exchange, session)
+
+    def _watched(self, body: Iterable[bytes], exchange: Exchange, session: Session, begin: Begin | None = None) -> Body:
+        at_last = partial(self._commit_late, exchange, session)
+        return Body(body, at_last, partial(self._at_end, exchange, session), begin)
 
     def _begin(
         self, exchange: Exchange, session: Session, environ: "WSGIEnvironment", body: Iterator[bytes]

@@ -154,7 +154,10 @@ class Rows:
         return self.database.write(self._sql.touch, values, repeatable) == 1
 
     def touch_unseen(self, digest: bytes, lifetime: Lifetime, now: int) -> bool:
-        """Extend a live session of default lifetime without reading it; return whether there was one."""
+        """Extend a live session by the idle timeout of *lifetime* without reading it; return whether it hit.
+
+        It does not where the absolute timeout comes before, or the session has another expiry.
+        """
         absolute = FOREVER if lifetime.absolute is None else lifetime.absolute
         values = {"digest": digest, "now": now, "idle": lifetime.idle, "absolute": absolute}
         return self.database.write(self._sql.touch_unseen, values, repeatable) == 1

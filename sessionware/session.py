@@ -120,6 +120,10 @@ class Session(MutableMapping[str, Any]):
             self._hand_out()
         return value
 
+    def pop(self, key: str, default: Any = _STORED) -> Any:
+        """Remove *key* and return its value; *default*, if there is one, where *key* is not there."""
+        return super().pop(key) if default is _STORED else super().pop(key, default)
+
     def has_key(self, key: str) -> bool:
         """Return whether *key* is there (Django)."""
         return key in self
@@ -218,10 +222,12 @@ class Session(MutableMapping[str, Any]):
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
 
         For read-modify-write: counters, lists. *change* runs again if another request came between, so
-        it must do nothing but change *values*. After `clear`, or the login of another user, what this request
-        has set so far is stored first. Raises SessionConflict, and as `save` does.
+        it must do nothing but change *values*. Without a change nothing is stored, and no session begun. After
+        `clear`, or the login of another user, what this request has set so far is stored first. Raises
+        SessionConflict, and as `save` does.
         """
-        return self._to_be_stored().atomic(change)
+        newest = not self._opened().settled
+        return self._to_be_stored().atomic(change, newest=newest)
 
     def flush(self) -> None:
         """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
@@ -247,8 +253,8 @@ class Session(MutableMapping[str, Any]):
     def login(self, user_id: str | int) -> None:
         """Make this *user_id*'s session: new key, new age; another user's values are dropped (CVE-2014-0482).
 
-        *user_id* is kept as text. Raises ValueError or TypeError for one that cannot be, and
-        SessionInterrupted where a request with an outdated cookie cannot log in.
+        *user_id* is kept as text. Raises ValueError or TypeError for one that cannot be. Where the cookie is
+        outdated, since its session has got a new key that the browser may have missed, a new session begins.
         """
         user = keys.checked_user_id(user_id)
         self._before_headers()
@@ -443,12 +449,12 @@ def _as_expiry(value: Any, now: float) -> int | None:
         return None
     if isinstance(value, datetime):
         if value.utcoffset() is None:
-            raise ValueError("set_expiry needs an aware datetime: this one has no time zone.")
+            raise ValueError("An expiry must be an aware datetime: this one has no time zone.")
         return _at(value.replace(microsecond=0).timestamp())  # the last microseconds would round up to the year 10000
     if isinstance(value, timedelta):
         return _at(now + value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime or None.")
+        raise TypeError("An expiry is seconds, a timedelta, an aware datetime or None.")
     moment = _at(now + min(max(value, -LAST_MOMENT), 2 * LAST_MOMENT))  # what is larger may overflow
     if value <= 0:
         return moment if value else 0
@@ -457,7 +463,7 @@ def _as_expiry(value: Any, now: float) -> int | None:
 
 def _at(moment: float) -> int:
     if moment > LAST_MOMENT:
-        raise ValueError("set_expiry: this moment lies after the year 9999.")
+        raise ValueError("An expiry must not lie after the year 9999.")
     return -max(int(moment), 1)
 
 

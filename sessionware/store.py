@@ -90,7 +90,7 @@ class SessionStore(Rows):
         except Undecodable:
             return None
 
-    def create(self, values: dict[str, Any], user_id: str | None = None) -> str:
+    def create(self, values: dict[str, Any], user_id: str | int | None = None) -> str:
         """Store a new session of the store's own lifetime and return its key; for tests and scripts.
 
         Raises UnstorableValue and StoreUnavailable. No max_bytes bounds it here; a request reads no more than its own.

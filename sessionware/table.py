@@ -200,11 +200,11 @@ class Statements:
         unseen = c.used_at == _p("seen_at")
         self.touch = self._make(sa.update(self._table).values(times).where(self._unchanged, unseen))
         limit, end = c.created_at + _p("absolute"), _p("now") + _p("idle")
-        # Without having read the row: so of default lifetime only.
+        # Without having read the row: so only where its end, and the cookie's, is known beforehand.
         self.touch_unseen = self._make(
             sa.update(self._table)
-            .values(used_at=_p("now"), expires_at=sa.case((limit < end, limit), else_=end))
-            .where(self._here, self._live, c.expiry.is_(None), c.used_at <= _p("now"))
+            .values(used_at=_p("now"), expires_at=end)
+            .where(self._here, self._live, c.expiry.is_(None), c.used_at <= _p("now"), end <= limit)
         )
 
     def _make_listing(self) -> None:

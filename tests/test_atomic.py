@@ -18,6 +18,7 @@ from sessionware import (
     UnstorableValue,
     get_session,
 )
+from sessionware.lifecycle import Outcome
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.crowd import SIZE, all_at_once, crowd
@@ -376,7 +377,7 @@ def test_a_conflict_with_what_was_stored_meanwhile_is_told(sqlite: str) -> None:
     visit.end()
 
     assert middleware.store.read(key) == {"name": "mine", "count": 1}
-    assert [event.reason for event in events if event.kind == "merged"] == ["1 keys changed on both sides"]
+    assert [event.reason for event in events if event.kind == "merged"] == ["1 key changed on both sides"]
 
 
 def test_a_list_the_application_holds_stays_good(sqlite: str) -> None:
@@ -391,3 +392,25 @@ def test_a_list_the_application_holds_stays_good(sqlite: str) -> None:
     visit.end()
 
     assert middleware.store.read(key) == {"list": [1, 2, 3], "set": {1, 3, 4}}
+
+
+def test_a_change_that_changes_nothing_writes_nothing(database: str) -> None:
+    """A page that looks for messages at each visit; what it looked at is the newest, and nothing but a question."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    reading, fresh = Visit(middleware, key), Visit(middleware, key)
+    reading.load()
+    with statements(middleware.store.database.engine) as calls:
+        assert fresh.session.atomic(lambda values: values.get("messages")) is None
+        fresh.end()
+    assert calls.verbs == ["SELECT"]
+    other = Visit(middleware, key)
+    other.session["messages"] = ["hello"]
+    other.end()
+    with statements(middleware.store.database.engine) as calls:
+        assert reading.session.atomic(lambda values: values.get("messages")) == ["hello"]
+        reading.end()
+
+    assert calls.verbs == ["SELECT"]
+    assert reading.session["messages"] == ["hello"]
+    assert (reading.session.outcome, reading.cookie) == (Outcome.READ, None)

@@ -111,6 +111,17 @@ def test_purge_removes_what_has_expired_and_nothing_else(store: SessionStore, co
     assert set(all_rows(store)) == {alive}
 
 
+def test_purge_beside_another_one_says_so(any_server: str, command: Command) -> None:
+    """A zero in the log of cron would look as if there were nothing to do."""
+    store = SessionStore(any_server)
+    store.create_table()
+    put_many(store, [new_record(store.clock() - 9000, lives=1000) for _ in range(5)])
+    result = store.database.elected(store.table.name, lambda _: command("purge", database=any_server))
+
+    assert result is not None
+    assert (result.exit_code, result.stdout) == (0, "0 expired rows removed. Another process is at it.\n")
+
+
 def test_purge_of_nothing(store: SessionStore, command: Command) -> None:
     """The usual case is no special case."""
     assert command("purge", database=url_of(store)).stdout == "0 expired rows removed.\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sessionware import MISSING, SessionEvent, SessionMiddleware
+from sessionware import MISSING, SessionEvent, SessionMiddleware, UnstorableValue
 from tests.support.visit import Visit
 
 Conflict = tuple[str, Any, Any, Any]
@@ -31,7 +31,7 @@ def test_without_a_handler_the_later_save_wins_and_an_event_says_so(database: st
 
     assert collided(middleware, {"k": 0}, 1, 2) == {"k": 1}
     (event,) = [event for event in events if event.kind == "merged"]
-    assert event.reason == "1 keys changed on both sides"
+    assert event.reason == "1 key changed on both sides"
     assert event.handle is not None
 
 
@@ -122,3 +122,13 @@ def test_a_handler_may_keep_both_sides(sqlite: str, kind: Any) -> None:
         "k": kept if kind is list else {"mine": kept[0], "theirs": kept[1]},
         "other": 1,
     }
+
+
+def test_a_merge_that_cannot_be_stored_is_not_reported(sqlite: str) -> None:
+    """An event says what has happened."""
+    events: list[SessionEvent] = []
+    middleware = SessionMiddleware(lambda *_: [], sqlite, on_event=events.append, on_conflict=lambda *_: object())
+    with pytest.raises(UnstorableValue):
+        collided(middleware, {"k": 0}, 1, 2)
+
+    assert [event.kind for event in events] == []

@@ -10,6 +10,7 @@ from sessionware import Session, SessionInterrupted, SessionMiddleware, Sessionw
 from sessionware.record import Record
 from tests.support.clock import Clock
 from tests.support.counting import statements
+from tests.support.driver import Call, Proceed, watching
 from tests.support.faults import driver_error, every_call
 from tests.support.isolation import Address
 from tests.support.stepping import Actor, play
@@ -127,7 +128,6 @@ IN_FLIGHT = [
     pytest.param(read, False, id="read"),
     pytest.param(save, True, id="save"),
     pytest.param(atomic, True, id="atomic"),
-    pytest.param(log_in, True, id="login"),
     pytest.param(cycle_key, False, id="cycle_key"),
     pytest.param(Session.flush, True, id="flush"),
 ]
@@ -160,6 +160,36 @@ def test_a_request_with_the_old_key_does_nothing_and_sends_no_cookie(
     if refused:
         assert late.interrupted is not None
         assert not late.interrupted.ended
+
+
+def test_a_login_that_a_rotation_overtakes_is_interrupted(database: str) -> None:
+    """It was to be of the session that lives on under the other key."""
+    middleware = middleware_on(database)
+    late = Visit(middleware, middleware.store.create(VALUES, "ann"))
+    late.load()
+    new_key = rotating(middleware, late.session.session_key or "").end().cookie
+    log_in(late.session)
+    late.end()
+
+    assert late.interrupted is not None
+    assert not late.interrupted.ended
+    assert late.cookie is None
+    assert middleware.store.read(str(new_key)) == VALUES
+    assert middleware.store.count() == 1
+
+
+def test_a_login_whose_answer_was_lost_can_be_made_again(database: str) -> None:
+    """The browser holds the old key still; what lives under the new one, which it never got, stays what it is."""
+    middleware = middleware_on(database)
+    key = middleware.store.create(VALUES)
+    lost = rotating(middleware, key, log_in).end().cookie
+    again = rotating(middleware, key, log_in).end().cookie
+
+    assert len({key, lost, again}) == 3
+    assert middleware.store.read(str(again)) == {}
+    assert middleware.store.read(str(lost)) == VALUES
+    assert middleware.store.read(key) is None
+    assert Visit(middleware, str(again)).session.user_id == Visit(middleware, str(lost)).session.user_id is not None
 
 
 def test_what_a_request_with_the_old_key_wanted_is_reported(sqlite: str) -> None:
@@ -305,3 +335,29 @@ def test_a_save_before_the_rotation_sends_no_cookie_after_it(sqlite: str, operat
     rotating(middleware, key, log_in).end()
 
     assert slow.end().cookie is None
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+def test_a_database_that_goes_after_a_rotation_and_comes_back_logs_nobody_out(
+    database: str, rotate: Callable[[Session], None]
+) -> None:
+    """The new key is stored, and its visitor gets it only when it is known that nobody was revoked meanwhile."""
+    middleware = middleware_on(database)
+    engine = middleware.store.database.engine
+    key = middleware.store.create(VALUES, "ann")
+    failures = [driver_error(engine, "OperationalError") for _ in range(3)]
+    stored: list[str] = []
+
+    def strike(call: Call, proceed: Proceed) -> Any:
+        if stored and failures and call.name in ("connect", "execute"):
+            raise failures.pop()
+        if call.sql.startswith("COMMIT"):
+            stored.append(call.sql)
+        return proceed()
+
+    visit = rotating(middleware, key, rotate)
+    with watching(engine, strike):
+        visit.end()
+
+    assert failures == []
+    assert middleware.store.read(str(visit.cookie)) == VALUES

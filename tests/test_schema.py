@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_missing_indexes_are_completed(database: str, missing: set[str]) -> None
 
     assert _indexes(store) == INDEXES
     assert store.read(key) == {"kept": True}
+
+
+def test_a_table_that_took_long_to_make_is_used(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever had to make it has no patience left, and needs none."""
+    store = SessionStore(sqlite)
+    began, made = time.monotonic(), []
+    monkeypatch.setattr("sessionware.database.time.monotonic", lambda: began + 100 * len(made))
+    monkeypatch.setattr(store.database, "_create_missing", lambda: made.append(store.create_table()))
+
+    assert store.read(store.create({"a": 1})) == {"a": 1}
 
 
 def test_a_creation_that_is_cut_off_leaves_no_table_without_indexes(any_engine: str) -> None:

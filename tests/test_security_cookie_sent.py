@@ -111,6 +111,20 @@ def test_s10_the_cookie_never_outlives_the_session(sqlite: str) -> None:
     assert attributes_of(brief.visit(write).set_cookie or "") == SAFE
 
 
+@pytest.mark.parametrize("act", [ignore, look], ids=["unused", "used"])
+@pytest.mark.parametrize(("pauses", "max_age"), [([39], 60), ([40], 60), ([41], 59), ([50, 49], 1)])
+def test_s10_nor_does_one_that_each_response_brings(sqlite: str, act: Any, pauses: list[int], max_age: int) -> None:
+    """Also where the session was not even read, with save_every_request."""
+    site = Site(sqlite, idle_timeout=60, absolute_timeout=100, save_every_request=True)
+    key = site.begin(a=1)
+    for pause in pauses:
+        site.clock.advance(pause)
+        line = site.visit(act, key).set_cookie
+
+    assert line is not None
+    assert attributes_of(line)["Max-Age"] == str(max_age)
+
+
 IMPOSSIBLE = [
     pytest.param({"cookie_name": "__Host-a", "cookie_domain": "example.test"}, "__Host-", id="host prefix, domain"),
     pytest.param({"cookie_name": "__Host-a", "cookie_path": "/x"}, "__Host-", id="host prefix, path"),
@@ -407,7 +421,7 @@ def test_s15_an_expiry_beyond_the_calendar_is_refused_where_it_is_set(sqlite: st
     before = site.row(key)
 
     def page(session: Any) -> None:
-        with pytest.raises((ValueError, TypeError), match="set_expiry"):
+        with pytest.raises((ValueError, TypeError), match="An expiry"):
             session.set_expiry(value)
 
     assert site.visit(page, key).reply.status == 200

@@ -61,6 +61,8 @@ EMPTYING: dict[str, Act] = {
     "expiry": lambda session: session.set_expiry(60),
     "modified": lambda session: setattr(session, "modified", True),
     "test cookie": lambda session: session.test_cookie_worked(),
+    "atomic": lambda session: session.atomic(lambda values: values.pop("x", None)),
+    "set and emptied by atomic": lambda session: (session.update(x=1), session.atomic(dict.clear)),
 }
 
 

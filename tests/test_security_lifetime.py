@@ -103,11 +103,23 @@ def test_s36_a_key_just_rotated_away_mints_nothing_at_all(sqlite: str) -> None:
         assert (visit.reply.status, visit.set_cookie) == (200, None)
     assert site.rows() == rows
     assert site.kinds() == ["dropped"]
-    for act in (rotate_and_write, lambda session: session.login("eve"), leave, lambda session: session.save()):
+    for act in (rotate_and_write, leave, lambda session: session.save()):
         visit = site.visit(act, old)
 
         assert (visit.reply.status if act is not rotate_and_write else 400, visit.set_cookie) == (400, None)
     assert site.values(new or "") == {"a": 1}
+
+
+def test_s36_a_login_with_a_key_just_rotated_away_gets_another(sqlite: str) -> None:
+    """The answer with the new key may have been lost. Neither the old key nor the session under the new one serves."""
+    site = Site(sqlite)
+    old = site.begin(a=1)
+    new = site.visit(rotate, old).key
+    again = site.log_in("eve", old)
+
+    assert len({old, new, again}) == 3
+    assert (site.values(old), site.values(again), site.values(new or "")) == ({}, {}, {"a": 1})
+    assert [info.user_id for info in site.store.sessions_of("eve")] == ["eve"]
 
 
 def rotate_and_write(session: Session) -> None:

@@ -299,7 +299,6 @@ def test_atomic_that_raises_changes_nothing(site: Site, key: str) -> None:
     [
         pytest.param(lambda s: s.save(), id="save"),
         pytest.param(lambda s: s.atomic(lambda values: None), id="atomic"),
-        pytest.param(lambda s: s.login("ann"), id="login"),
         pytest.param(lambda s: s.flush(), id="flush"),
     ],
 )

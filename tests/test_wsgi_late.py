@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from sessionware import Session
+from sessionware import Session, UnstorableValue
 from tests.support.apps import KEY, PLAIN, Site, answering
 from tests.support.counting import statements
-from tests.support.wsgi import call
+from tests.support.rows import all_rows
+from tests.support.wsgi import call, make_environ
 
 
 class Slotted:
@@ -210,3 +211,52 @@ def test_a_client_that_goes_away_loses_nothing(sqlite: str) -> None:
     (cookie,) = site.browser.jar.stored.values()
 
     assert site.store.read(cookie.value) == {"before": 1, "between": 2, "after": 3}
+
+
+def test_who_has_the_whole_body_finds_what_it_has_stored(sqlite: str) -> None:
+    """The client may ask again before the server gets to close(), and some test clients never do."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        session = environ[KEY]
+        session["a"] = session.get("a", 0)
+        start_response("200 OK", list(PLAIN))
+
+        def stream() -> Iterator[bytes]:
+            yield b"a"
+            session["a"] += 1
+
+        return stream()
+
+    site = Site(sqlite, app, bare=True)
+    site.browser.get("/")
+    (cookie,) = site.browser.jar.stored.values()
+    body = site.middleware(make_environ(cookie=f"{cookie.name}={cookie.value}"), lambda *_: print)
+
+    assert list(body) == [b"a"]
+    assert site.store.read(cookie.value) == {"a": 2}
+    with statements(site.store.database.engine) as calls:
+        body.close()  # type: ignore[attr-defined]  # ours has one
+    assert len(calls) == 0
+
+
+def test_a_late_change_that_cannot_be_stored_breaks_the_response_off_once(sqlite: str) -> None:
+    """The client must not take it for complete; and what has failed is not tried again when it is closed."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        session = environ[KEY]
+        session["a"] = 1
+        start_response("200 OK", list(PLAIN))
+
+        def stream() -> Iterator[bytes]:
+            yield b"a"
+            session["a"] = object()
+
+        return stream()
+
+    site = Site(sqlite, app, bare=True)
+    body = site.middleware(make_environ(), lambda *_: print)
+    with pytest.raises(UnstorableValue):
+        list(body)
+    body.close()  # type: ignore[attr-defined]  # ours has one
+
+    assert [row["data"] for row in all_rows(site.store).values()] == ['{"a":1}']
