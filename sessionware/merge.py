@@ -26,7 +26,7 @@ class _Missing(Enum):
 MISSING: Final = _Missing.MISSING
 """Stands for a key that is not there; false. A conflict handler may get it, and return it to delete."""
 
-OnConflict = Callable[[str, Any, Any, Any], Any]
+OnConflict = Callable[[Any, Any, Any, Any], Any]
 
 
 # Each NaN differs from itself, 0.0 equals -0.0, and one instant is equal in all time zones.
@@ -48,14 +48,14 @@ def merge(
 ) -> Merged:
     """Return *theirs* with the changes that lead from *base* to *mine*.
 
-    Where both sides changed one key differently, ``on_conflict(key, base, mine, theirs)`` gives the
-    value (each argument may be MISSING); without it mine wins. Nothing passed in is altered.
+    Where both sides changed one key differently, ``on_conflict(key, base, mine, theirs)`` gives the value (each
+    side may be MISSING; the key is the innermost one, of any type); without it mine wins. Nothing passed in is altered.
     """
     conflicts: list[tuple[Any, ...]] = []
     return Merged(_merge_dicts((), base, mine, theirs, on_conflict or _mine_wins, conflicts), conflicts)
 
 
-def _mine_wins(_key: str, _base: Any, mine: Any, _theirs: Any) -> Any:
+def _mine_wins(_key: object, _base: Any, mine: Any, _theirs: Any) -> Any:
     return mine
 
 

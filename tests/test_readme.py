@@ -200,7 +200,7 @@ def test_every_extra_named_is_there() -> None:
     extras = {extra for text in texts for extra in re.findall(r"\.\[(\w+)\]", text)}
     extras |= set(re.findall(r"\(extra `(\w+)`\)", README))
 
-    assert extras == {"demo", "test", "postgresql", "mysql"}
+    assert extras == {"demo", "test", "bench", "postgresql", "mysql"}
     assert extras <= PROJECT["optional-dependencies"].keys()
 
 
