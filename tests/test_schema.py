@@ -20,7 +20,7 @@ from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.databases import dialect_of, held
 from tests.support.driver import Call, Proceed, watching
-from tests.support.faults import every_call
+from tests.support.faults import driver_error, every_call
 from tests.support.first_start import store_of_round
 from tests.support.rows import new_record, put, put_many, random_digest
 from tests.support.wsgi import Browser
@@ -100,6 +100,19 @@ def test_a_creation_that_is_cut_off_leaves_no_table_without_indexes(any_engine: 
             store.create_table()
         assert held(any_engine) == []  # a server may take a moment to see that a connection is closed
         store.create({})
+
+        assert _indexes(store) == INDEXES
+        store.table.drop(store.database.engine)
+
+
+def test_a_creation_whose_connection_breaks_is_made_again(any_engine: str) -> None:
+    """At whichever statement: what was made already is found, and what is missing is added."""
+    for faults in every_call(
+        lambda engine: driver_error(engine, "OperationalError"), mode="after", disconnect=True, only={"execute"}
+    ):
+        store = SessionStore(any_engine)
+        with faults.on(store.database.engine):
+            store.create_table()
 
         assert _indexes(store) == INDEXES
         store.table.drop(store.database.engine)
