@@ -344,10 +344,10 @@ class Lifecycle(Finding):
         if stored is None:
             raise StoreUnavailable("The connection broke, and whether the change was stored cannot be told.")
         if stored:
-            self._noted()
+            self._note_saved()
         return stored
 
-    def _noted(self) -> None:
+    def _note_saved(self) -> None:
         self.outcome = _SAVED if self.outcome is _READ else self.outcome
 
     def _store_cleared(self) -> None:
@@ -385,7 +385,7 @@ class Lifecycle(Finding):
         if busy:
             raise SessionConflict("Other requests kept this session busy; the change was not stored.")
         draft, result = done[-1]
-        self._noted()
+        self._note_saved()
         self._rebase(draft)
         return result
 
