@@ -329,7 +329,15 @@ class Lifecycle(Finding):
             found, newest = self._store.load(self.digest), True  # it may have been extended since
         for attempt in range(_FREE_ATTEMPTS):
             live = self._newest(found)
-            draft, result = self._changed(live, change)
+            try:
+                draft, result = self._changed(live, change)
+            except SessionInterrupted:
+                raise
+            except Exception:
+                if newest:
+                    raise
+                found, newest = self._store.load(self.digest), True  # what it objected to may be different by now
+                continue
             made = newest if draft is live else self._store_over(live, draft)
             if made:
                 self._rebase(draft)
@@ -360,6 +368,8 @@ class Lifecycle(Finding):
     def _atomic_new(self, change: Callable[[Values], T]) -> T:
         values = self._settings.codec.decode(self._encode(self.open()))
         result = change(values)
+        if same(values, self.open()):
+            return result
         kept = bool(values) or self.user_id is not None
         if kept:
             self.save(self._encode(values))
@@ -427,6 +437,7 @@ class Lifecycle(Finding):
     def login(self, user_id: str) -> None:
         """Make the session *user_id*'s: another user's values go, the key is cycled, its age begins anew."""
         self.resolve()
+        own = self.open(), self.expiry
         if self.superseded:
             self._forget()  # its answer may have been lost on the way; who may log in now can have a new session
         if self.unreadable:
@@ -434,6 +445,7 @@ class Lifecycle(Finding):
             self._delete(digest, None, "login")
         if self.rivals:
             self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
+        self.values, self.expiry = own  # what this request has set itself
         values = self.open()
         if self.user_id not in (None, user_id):
             values.clear()

@@ -89,8 +89,9 @@ class Rows:
         """
 
         def became() -> bool | None:
-            moved = self.load(new_digest)
-            return (moved is not None and moved.revision == record.revision) or self._became(digest, record, base)
+            here = self._became(digest, record, base)
+            moved = self.load(new_digest)  # asked last: in the other order it may be made between the two questions
+            return (moved is not None and moved.revision == record.revision) or here
 
         def move(run: Execute) -> bool:
             return self._move(run, digest, new_digest, record, base, now)

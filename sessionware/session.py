@@ -371,6 +371,7 @@ class Session(MutableMapping[str, Any]):
             self.commit(extend=False)
         elif life.values:
             life.drop("no response could carry the cookie of a new session")
+            self._modified = self._handed_out = False
 
     # Small steps
 

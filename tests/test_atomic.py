@@ -414,3 +414,23 @@ def test_a_change_that_changes_nothing_writes_nothing(database: str) -> None:
     assert calls.verbs == ["SELECT"]
     assert reading.session["messages"] == ["hello"]
     assert (reading.session.outcome, reading.cookie) == (Outcome.READ, None)
+
+
+def test_what_a_change_objects_to_is_looked_at_anew(database: str) -> None:
+    """Seats that were sold out when the request began may have come back."""
+    middleware = middleware_on(database)
+    key = middleware.store.create({"seats": 0})
+    visit, other = Visit(middleware, key), Visit(middleware, key)
+    visit.load()
+    other.session["seats"] = 5
+    other.end()
+
+    def take(values: dict[str, Any]) -> None:
+        if values["seats"] == 0:
+            raise LookupError("sold out")
+        values["seats"] = 0
+
+    visit.session.atomic(take)
+    assert middleware.store.read(key) == {"seats": 0}
+    with pytest.raises(LookupError):
+        visit.session.atomic(take)

@@ -178,3 +178,22 @@ def test_what_breaks_each_connection_is_told(database: str, clock: Clock, change
         change(world)
 
     assert faults.seen == 2
+
+
+def test_a_rotation_that_is_made_between_two_questions_is_known(
+    database: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server finishes what was given up for lost just when it is asked for that."""
+    world = World(database, clock)
+    load, looks = world.store.load, []
+
+    def look(digest: bytes) -> Record | None:
+        looks.append(digest)
+        if len(looks) == 2:
+            assert world.rival.rotate(world.digest, world.new, world.mine, world.seen.revision, world.now)
+        return load(digest)
+
+    monkeypatch.setattr(world.store, "load", look)
+    with Faults(4, lost, disconnect=True, only={"execute"}).on(world.store.database.engine):
+        assert rotate(world) is True
+    assert len(looks) == 2

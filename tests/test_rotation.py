@@ -192,6 +192,21 @@ def test_a_login_whose_answer_was_lost_can_be_made_again(database: str) -> None:
     assert Visit(middleware, str(again)).session.user_id == Visit(middleware, str(lost)).session.user_id is not None
 
 
+def test_such_a_login_keeps_what_its_request_has_set(sqlite: str) -> None:
+    """As one without any cookie does: a cart, and that the session is to end with the browser."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create({})
+    rotating(middleware, key, log_in).end()
+    again = Visit(middleware, key)
+    again.session["cart"] = ["book"]
+    again.session.set_expiry(0)
+    log_in(again.session)
+    again.end()
+
+    assert middleware.store.read(str(again.cookie)) == {"cart": ["book"]}
+    assert not any("Max-Age" in value for name, value in again.headers if name == "Set-Cookie")
+
+
 def test_what_a_request_with_the_old_key_wanted_is_reported(sqlite: str) -> None:
     """What is dropped without an error must be found in the log."""
     events: list[Any] = []

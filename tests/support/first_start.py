@@ -15,6 +15,7 @@ from sessionware import StoreUnavailable
 from sessionware.store import SessionStore
 
 VISITS = 8
+FEW = 8
 
 
 def store_of_round(url: str, number: int) -> SessionStore:
@@ -40,16 +41,17 @@ def together(processes: int, work: Callable[[int], None]) -> int:
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
 
-def first_use(url: str, round_number: int) -> Callable[[int], None]:
+def first_use(url: str, round_number: int, processes: int) -> Callable[[int], None]:
     """Return what each process does in a round; in every other one with a store from before the fork."""
+    visits = VISITS if processes > FEW else 1
     preloaded = store_of_round(url, round_number) if round_number % 2 == 0 else None
 
     def work(number: int) -> None:
-        for visit in range(VISITS):
+        for visit in range(visits):
             try:
                 return _use(preloaded or store_of_round(url, round_number), number)
             except StoreUnavailable as error:
-                if not error.busy or visit == VISITS - 1:
+                if not error.busy or visit == visits - 1:
                     raise
 
     return work
@@ -75,7 +77,7 @@ def main() -> None:
     """Run the rounds; exit with how many processes failed."""
     url, processes, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     SessionStore(url)  # imports the driver, and whatever else a process imports first
-    failed = sum(together(processes, first_use(url, number)) for number in range(rounds))
+    failed = sum(together(processes, first_use(url, number, processes)) for number in range(rounds))
     sys.exit(min(failed, 100))
 
 
