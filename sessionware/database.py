@@ -40,8 +40,7 @@ _LONGEST_PAUSE = 0.25
 _LONGEST_PAUSE_SQLITE = 0.001
 
 # A transaction of ours always writes: SQLite must take its lock first, since a reader that becomes
-# a writer is refused at once, whatever its busy timeout.
-# In MariaDB's Oracle mode BEGIN is the beginning of a block.
+# a writer is refused at once, whatever its busy timeout. In MariaDB's Oracle mode BEGIN begins a block.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE", "mysql": "START TRANSACTION", "mariadb": "START TRANSACTION"}
 
 # A server may be set to begin a new transaction after each COMMIT (completion_type): nobody commits what is written
@@ -186,14 +185,13 @@ class Database:
         if not _birthmark[0]:
             _in_child()  # before a look at the turn, which a thread of the parent may hold
         turn = self.turn
-        if turn is None:
-            return self._repeat(step, value, became, time.monotonic() + PATIENCE_SECONDS)
-        if not turn.acquire(timeout=PATIENCE_SECONDS):
+        if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
             raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
             return self._repeat(step, value, became, time.monotonic() + PATIENCE_SECONDS)
         finally:
-            turn.release()
+            if turn is not None:
+                turn.release()
 
     def _repeat(self, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float | None = None) -> T:
         """Run *step* with *value* as often as its troubles allow, until *deadline*; None: our patience from the first.
@@ -233,8 +231,9 @@ class Database:
             except Failed as failed:
                 trouble = failed.trouble
                 continue
-            # A miss after a loss may have met the lost change, with which the server went on.
-            fate = became() if lost and not made else AS_BEFORE
+            if made or not lost:
+                return made
+            fate = became()  # a miss may have met the lost change, with which the server went on
             return made if fate is AS_BEFORE else fate
         raise _as_ours(trouble)
 

@@ -328,23 +328,26 @@ class Lifecycle(Finding):
         if not self.record.is_live(self.now()):
             found, newest = self._store.load(self.digest), True  # it may have been extended since
         for attempt in range(_FREE_ATTEMPTS):
-            live = self._newest(found)
-            try:
-                draft, result = self._changed(live, change)
-            except SessionInterrupted:
-                raise
-            except Exception:
-                if newest:
-                    raise
-                found, newest = self._store.load(self.digest), True  # what it objected to may be different by now
-                continue
-            made = newest if draft is live else self._store_over(live, draft)
-            if made:
-                self._rebase(draft)
-                return result
+            done = self._atomic_over(self._newest(found), change, newest=newest)
+            if done is not None:
+                return done[0]
             time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))
             found, newest = self._store.load(self.digest), True
         return self._atomic_locked(change)
+
+    def _atomic_over(self, live: Record, change: Callable[[Values], T], *, newest: bool) -> tuple[T] | None:
+        """Return what *change* of *live* returned, once it is stored; None if it has to be made of a newer record."""
+        try:
+            draft, result = self._changed(live, change)
+        except Exception as error:
+            if newest or isinstance(error, SessionInterrupted):
+                raise
+            return None  # what it objected to may be different by now
+        made = newest if draft is live else self._store_over(live, draft)
+        if not made:
+            return None
+        self._rebase(draft)
+        return (result,)
 
     def _store_over(self, live: Record, draft: Record) -> bool:
         later = draft.expires_at >= live.expires_at
@@ -437,7 +440,7 @@ class Lifecycle(Finding):
     def login(self, user_id: str) -> None:
         """Make the session *user_id*'s: another user's values go, the key is cycled, its age begins anew."""
         self.resolve()
-        own = self.open(), self.expiry
+        values, expiry = self.open(), self.expiry
         if self.superseded:
             self._forget()  # its answer may have been lost on the way; who may log in now can have a new session
         if self.unreadable:
@@ -445,8 +448,7 @@ class Lifecycle(Finding):
             self._delete(digest, None, "login")
         if self.rivals:
             self.end("login")  # whichever was the visitor's: the browser is to have one session from now on
-        self.values, self.expiry = own  # what this request has set itself
-        values = self.open()
+        self.values, self.expiry = values, expiry  # what this request has set itself
         if self.user_id not in (None, user_id):
             values.clear()
             self.cleared = True

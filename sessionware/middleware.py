@@ -235,7 +235,7 @@ class SessionMiddleware:
                     session.commit_late()  # the sentinel of a hijacked connection
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
-            return self._watched(body, exchange, session, begin)
+            return self._with_end(body, exchange, session, begin)
         if complete or (session.life is None and is_bare_iterator(body)):
             session.store_at_once = not exchange.failed
             if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
@@ -245,9 +245,11 @@ class SessionMiddleware:
             if not exchange.failed:
                 session.watch(body)
             return body
-        return self._watched(body, exchange, session)
+        return self._with_end(body, exchange, session)
 
-    def _watched(self, body: Iterable[bytes], exchange: Exchange, session: Session, begin: Begin | None = None) -> Body:
+    def _with_end(
+        self, body: Iterable[bytes], exchange: Exchange, session: Session, begin: Begin | None = None
+    ) -> Body:
         at_last = partial(self._commit_late, exchange, session)
         return Body(body, at_last, partial(self._at_end, exchange, session), begin)
 

@@ -19,11 +19,11 @@ from .events import Events, SessionEvent
 from .marks import Marks
 from .purge import MOST_A_BATCH, Run, remove_expired
 from .record import TOMBSTONE_SECONDS, Lifetime, Record, as_datetime, new_revision, purge_hour
-from .rows import Rows
+from .rows import MOST_AT_ONCE, Rows
 from .statement import Execute
 from .table import TABLE_NAME
 
-_PAGE = 1000
+_PAGE = MOST_AT_ONCE  # what is listed at once is deleted at once
 
 # More than a handful of new keys in the five minutes that the old ones are remembered is no visitor's doing.
 _MOVES = 20

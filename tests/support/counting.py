@@ -40,8 +40,8 @@ class Calls:
 
     @property
     def verbs(self) -> list[str]:
-        """The first word of each statement: SELECT, INSERT, UPDATE and so on; BEGIN for each beginning."""
-        return [_verb(sql) for sql in self.sql if sql]
+        """The verb of each statement, as `Call.verb`."""
+        return [call.verb for call in self.statements if call.verb]
 
     @property
     def parameters(self) -> list[Any]:
@@ -51,11 +51,6 @@ class Calls:
     def reset(self) -> None:
         """Forget what was recorded so far."""
         self.all.clear()
-
-
-def _verb(sql: str) -> str:
-    verb = sql.split(maxsplit=1)[0].upper()
-    return "BEGIN" if verb == "START" else verb
 
 
 @contextmanager

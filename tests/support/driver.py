@@ -31,6 +31,12 @@ class Call:
     parameters: Any = None
     connection: Any = None
 
+    @property
+    def verb(self) -> str:
+        """The first word of its SQL: SELECT, INSERT, UPDATE and so on; BEGIN for each beginning, "" for none."""
+        word = "".join(self.sql.split(maxsplit=1)[:1]).upper()
+        return "BEGIN" if word == "START" else word
+
 
 Proceed = Callable[[], Any]
 Around = Callable[[Call, Proceed], Any]

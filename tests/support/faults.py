@@ -137,14 +137,14 @@ def belated_change(engine: Engine) -> Iterator[list[str]]:
     state = {"within": False, "lost": False}
 
     def strike(call: Call, proceed: Callable[[], Any]) -> Any:
-        verb = call.sql.partition(" ")[0]
+        verb = call.verb
         if call.name != "execute" or finished:
             return proceed()
         if state["lost"]:
-            if verb in ("BEGIN", "START", "UPDATE"):
+            if verb in ("BEGIN", "UPDATE"):
                 finished.extend(_finish(engine, lost))
             return proceed()
-        state["within"] |= verb in ("BEGIN", "START")
+        state["within"] |= verb == "BEGIN"
         if verb in ("UPDATE", "INSERT"):
             lost.append(call)
         if verb != "COMMIT" and (state["within"] or not lost):
@@ -168,4 +168,4 @@ def _finish(engine: Engine, calls: list[Call]) -> list[str]:
     connection.commit()
     connection.close()
     other.dispose()
-    return [call.sql.partition(" ")[0] for call in calls]
+    return [call.verb for call in calls]
