@@ -12,6 +12,7 @@ from . import client, contestants
 from .contestants import OURS
 
 PATIENCE = 120.0
+WHEN = ("before", "during")  # the purge
 
 
 class Client:
@@ -62,11 +63,11 @@ def _ask_on(url: str, path: str, cookie: str, purging: Any, over: Any, pipe: Con
 
 
 def _summary(waits: dict[bool, list[float]]) -> dict[str, float]:
-    return {
-        "median_before": statistics.median(waits[False] or [0.0]),
-        "longest_before": max(waits[False], default=0.0),
-        "median_during": statistics.median(waits[True] or [0.0]),
-        "longest_during": max(waits[True], default=0.0),
-        "thousandth_during": sorted(waits[True])[-(1 + len(waits[True]) // 1000)] if waits[True] else 0.0,
-        "requests_during": len(waits[True]),
-    }
+    summary: dict[str, float] = {}
+    for when, spent in zip(WHEN, (waits[False], waits[True]), strict=True):
+        spent = sorted(spent) or [0.0]
+        summary[f"median_{when}"] = statistics.median(spent)
+        summary[f"thousandth_{when}"] = spent[-(1 + len(spent) // 1000)]
+        summary[f"longest_{when}"] = spent[-1]
+        summary[f"requests_{when}"] = len(spent)
+    return summary
