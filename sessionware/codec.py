@@ -20,6 +20,11 @@ import orjson
 
 from .errors import UnstorableValue
 
+try:
+    from markupsafe import Markup
+except ImportError:  # comes with Flask and Jinja: elsewhere nobody stores any, and it reads as text
+    Markup = str  # type: ignore[assignment,misc]
+
 # Deep enough for any honest session, and far below what would exhaust a stack on the way back.
 MAX_DEPTH = 100
 
@@ -229,6 +234,10 @@ def _tag_dict(values: dict[Any, Any], path: Path) -> Any:
     return tagged
 
 
+def _tag_markup(value: str, path: Path) -> Any:
+    return {"~markup": _tag(str(value), path)}
+
+
 def _tag_text(value: str) -> Any:
     return {"~text": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii")}
 
@@ -300,6 +309,7 @@ _TAGS: dict[type, Callable[[Any, Path], Any]] = {
     timedelta: lambda value, _: {"~timedelta": [value.days, value.seconds, value.microseconds]},
     Decimal: lambda value, _: {"~decimal": str(value)},
     UUID: lambda value, _: {"~uuid": str(value)},
+    Markup: _tag_markup,
 }
 
 
@@ -318,6 +328,13 @@ def _untag(tree: Any) -> Any:
 def _untag_pair(pair: list[Any]) -> dict[str, Any]:
     key, value = pair
     return {key: _untag(value)}
+
+
+def _text_of(tree: Any) -> str:
+    text = _untag(tree)
+    if type(text) is not str:
+        raise TypeError(type(text).__name__)
+    return text
 
 
 def _untag_datetime(text: str) -> datetime:
@@ -357,6 +374,7 @@ _UNTAGS: dict[str, Callable[[Any], Any]] = {
     "~timedelta": lambda parts: timedelta(*parts),
     "~decimal": Decimal,
     "~uuid": UUID,
+    "~markup": lambda tree: Markup(_text_of(tree)),
     "~map": lambda pairs: {_untag(key): _untag(value) for key, value in pairs},
     "~~": _untag_pair,
 }

@@ -55,6 +55,18 @@ def test_is_faithful(value: Any) -> None:
     assert exact(reload(value)) == exact(value)
 
 
+def test_safe_html_reads_as_text_where_markupsafe_is_not_installed() -> None:
+    """The command line may run elsewhere than Flask; shown there it would be escaped, which is safe."""
+    look = "import sys; sys.modules['markupsafe'] = None; from sessionware import TaggedJSON; "
+    look += "print(repr(TaggedJSON().decode(sys.argv[1])))"
+    text = CODEC.encode({"k": FAITHFUL["Markup"]})
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", look, text], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{'k': '<b>saved</b>'}\n"
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -205,6 +205,8 @@ def test_a_row_with_a_flipped_byte_is_refused_or_a_dictionary() -> None:
         '{"a":{"~uuid":5}}',
         '{"a":{"~uuid":null}}',
         '{"a":{"~uuid":"5"}}',
+        '{"a":{"~markup":5}}',
+        '{"a":{"~markup":["<b>"]}}',
         '{"a":{"~datetime":5}}',
         '{"a":{"~datetime":null}}',
         '{"a":{"~datetime":"yesterday"}}',
