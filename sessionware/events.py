@@ -47,11 +47,9 @@ class Events:
 
     def with_hook(self, on_event: Callable[[SessionEvent], object] | None, clock: Callable[[], float]) -> "Events":
         """Return these events, or, if *on_event* is another hook, ones that call it."""
-        return (
-            self
-            if on_event in (None, self._on_event) and clock is self._clock
-            else Events(on_event or self._on_event, clock)
-        )
+        if on_event in (None, self._on_event) and clock is self._clock:
+            return self
+        return Events(on_event or self._on_event, clock)
 
     def emit(self, kind: EventKind, handle: str | None = None, user_id: str | None = None, reason: str = "") -> None:
         """Log the event and call the hook; a hook that raises is logged and has no other effect."""

@@ -9,6 +9,7 @@ _name_of = itemgetter(0)
 
 VARY = ("Vary", "Cookie")
 NO_STORE = ("Cache-Control", "no-store")
+CLEAR_SITE_DATA = ("Clear-Site-Data", '"cache", "cookies", "storage"')
 
 # What stands in quotes is no directive: private="x, no-store" lets caches store.
 _quoted = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
@@ -64,10 +65,12 @@ def forbid_storing(headers: Headers) -> Headers:
         name = pair[0].lower()
         if not name.endswith(("cache-control", "surrogate-control")):
             kept.append(pair)
-        elif name == "cache-control" and "no-store" in _directives(pair[1]):
+        elif name == "cache-control" and _forbids(pair[1]):
             forbidden.append(pair)
     return [*kept, *(forbidden or [NO_STORE])]
 
 
-def _directives(value: str) -> list[str]:
-    return [directive.strip().lower() for directive in _quoted.sub("", value).split(",")]
+def _forbids(value: str) -> bool:
+    directives = [directive.strip().lower() for directive in _quoted.sub("", value).split(",")]
+    # RFC 9111, 5.2.2.3: a cache that knows must-understand ignores no-store beside it.
+    return "no-store" in directives and "must-understand" not in directives

@@ -118,14 +118,20 @@ class Lifecycle(Finding):
 
         Raises SessionInterrupted if another request has ended or rotated the session, and StoreUnavailable.
         """
-        if self.record is None and self.is_shut():
-            raise SessionInterrupted(ended=False)
+        self.refuse_if_shut()
         if self.expiry is not None and self._draft(text).expires_at <= self.now():
             self.end("expired")
         elif self.record is None:
             self._create(text)
         else:
             self._overwrite(text)
+
+    def refuse_if_shut(self) -> None:
+        """Raise SessionInterrupted where this request may store nothing."""
+        if self.superseded:
+            raise SessionInterrupted(ended=False)
+        if self.rivals:
+            raise SessionInterrupted("Several sessions were offered, and nobody can tell which is the visitor's.")
 
     def save_aside(self, text: str) -> None:
         """Store as `save` does, while the request goes on or after its headers have left.
@@ -184,7 +190,7 @@ class Lifecycle(Finding):
         self.new = True
         self._settings.events.emit("created", keys.handle(self.digest), self.user_id)
         if draft.user_id is not None:
-            self._check_admission([keys.handle(self.digest)], moved=False)
+            self._admit([keys.handle(self.digest)], moved=False)
 
     def _overwrite(self, text: str) -> None:
         for attempt in range(_FREE_ATTEMPTS):
@@ -205,19 +211,16 @@ class Lifecycle(Finding):
         return self._with_next_key(lambda new: self._store.rotate(self.digest, new, draft, base, now))
 
     def _overwrite_locked(self) -> None:
-        drafts: list[Record] = []
-
         def change(found: Record | None) -> Record:
             self._accept(found)
-            drafts.append(self._draft(self._encode(self.open())))
-            return drafts[-1]
+            return self._draft(self._encode(self.open()))
 
         now = self.now()
         if self.next_key is None:
-            self._store.modify(self.digest, change, now)
+            draft = self._store.modify(self.digest, change, now)
         else:
-            self._with_next_key(lambda new: self._store.modify(self.digest, change, now, new))
-        self._overwritten(drafts[-1])
+            draft = self._with_next_key(lambda new: self._store.modify(self.digest, change, now, new))
+        self._overwritten(draft)
 
     def _with_next_key(self, move: Callable[[bytes], T]) -> T:
         for _ in range(keys.ATTEMPTS):
@@ -276,20 +279,20 @@ class Lifecycle(Finding):
         self._stored(draft, _ROTATED)
         new_handle = keys.handle(self.digest)
         self._settings.events.emit("rotated", new_handle, self.user_id, f"was {old_handle}")
-        return self._check_admission([old_handle, new_handle], moved=moved)
+        return self._admit([old_handle, new_handle], moved=moved)
 
     def _stored(self, draft: Record, outcome: Outcome) -> None:
         self.record, self.next_key = draft, None
         self.restarts = self.cleared = self.forced = self.stale = False
         self.outcome, self.cookie_due = outcome, self.cookie_due or not self._aside
 
-    def _check_admission(self, handles: list[str], *, moved: bool) -> None:
+    def _admit(self, handles: list[str], *, moved: bool) -> None:
         """End the session again if its user was revoked while the login or rotation was under way."""
         if self.admitted_at is not None:
             self._unchecked = self.admitted_at, handles, moved
-            self.check_admission()
+            self.confirm_admission()
 
-    def check_admission(self) -> None:
+    def confirm_admission(self) -> None:
         """Ask what is still to be asked of a login that is stored. Raises SessionInterrupted and StoreUnavailable."""
         if self._unchecked is None:
             return
@@ -318,8 +321,7 @@ class Lifecycle(Finding):
         loaded again before that is believed.
         """
         self.resolve()
-        if self.is_shut():
-            raise SessionInterrupted(ended=False)
+        self.refuse_if_shut()
         if self.cleared and self.record is not None:
             self._store_cleared()
         if self.record is None:
@@ -387,15 +389,14 @@ class Lifecycle(Finding):
             done.append(self._changed(self._newest(found), change))
             return done[-1][0]
 
+        busy = False
         try:
             self._store.modify(self.digest, under_lock, self.now())
         except StoreUnavailable as error:
             if not error.busy:
                 raise
             busy = True
-        else:
-            busy = False
-        if busy:
+        if busy:  # raised out here, it remembers no error whose frames hold values
             raise SessionConflict("Other requests kept this session busy; the change was not stored.")
         draft, result = done[-1]
         self._note_saved()

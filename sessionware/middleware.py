@@ -1,6 +1,5 @@
 """SessionMiddleware: WSGI in, WSGI out."""
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -22,11 +21,12 @@ from .errors import (
 )
 from .events import SessionEvent, logger
 from .exchange import Begin, Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
-from .headers import NO_STORE, VARY, Headers, are_plain, forbid_storing, set_cookie, vary_on_cookie
+from .headers import CLEAR_SITE_DATA, NO_STORE, VARY, Headers, are_plain, forbid_storing, set_cookie, vary_on_cookie
 from .lifecycle import Lifecycle, Outcome
 from .merge import OnConflict
+from .purge import Schedule
 from .record import Lifetime
-from .session import ENVIRON_KEY, Session
+from .session import ALONE, ENVIRON_KEY, OPEN, SENT, Session
 from .settings import SessionSettings
 from .store import SessionStore
 
@@ -38,8 +38,6 @@ _ABSOLUTE = timedelta(days=90)
 
 _ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
 
-_PURGE_BATCH = 1000
-_PURGE_SOON_SECONDS = 1
 _OUTAGE_LOG_SECONDS = 60
 
 
@@ -112,9 +110,8 @@ class SessionMiddleware:
             read_cookie=self.cookie.read,
         )
         self.environ_key = options.environ_key("environ_key", environ_key)
-        self._purge_seconds = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
-        # Workers start together and may not live long: each begins somewhere within the interval.
-        self._purge_at = clock() + (self._purge_seconds or 0) * random.uniform(0.02, 1)
+        interval = None if purge_interval is None else options.seconds("purge_interval", purge_interval)
+        self._purge = Schedule(self.store.purge_some, interval, clock)
         self._outage_logged_at = float("-inf")
         self._warned_of_http = False
 
@@ -122,14 +119,14 @@ class SessionMiddleware:
         """Run the application with a session (PEP 3333)."""
         if self.environ_key in environ and not self._is_over(environ):
             return self.app(environ, start_response)  # wrapped twice, or a request within a request
-        session = self.process_request(environ)
+        session = self._begin_session(environ)
         exchange = Exchange(start_response, self, environ)
         body: Iterable[bytes] | None = None
         try:
             body = self.app(environ, exchange.start_response)
             if exchange.waits and session.life is None and type(body) is list and not self._settings.extend_always:
                 # Untouched, and no code of the application is left to run: the short way out.
-                session.headers_sent, session.store_at_once = True, exchange.status < "5"
+                session.stage = ALONE if exchange.status < "5" else SENT
                 start_response(exchange.status, exchange.headers)
                 return body
             if exchange.decided:
@@ -145,15 +142,15 @@ class SessionMiddleware:
                 raise
             return self._answer(error, session, environ, start_response)
         except BaseException:
-            session.headers_sent = True  # should this environ be served again, then with a new session
+            session.stage = SENT  # should this environ be served again, then with a new session
             _close(body)
             raise
         return self._hand_over(body, exchange, session, environ)
 
     def process_request(self, environ: "WSGIEnvironment") -> Session:
         """Put a session into *environ* and return it. Nothing is parsed or queried before it is used."""
-        session = environ[self.environ_key] = self.session_class(self._settings, environ.get("HTTP_COOKIE"))
-        return session
+        session = environ.get(self.environ_key)
+        return session if isinstance(session, Session) and session.stage == OPEN else self._begin_session(environ)
 
     def process_response(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         """Store what the request has changed and return the headers to be sent; *headers* stay unaltered.
@@ -170,7 +167,7 @@ class SessionMiddleware:
                 session.commit(extend=status[:3] != "304" or self._settings.extend_always)
             elif self._settings.extend_always:
                 session.extend_unused()
-        session.headers_sent = True
+        session.stage = SENT
         return self._dress(session, environ, status, headers)
 
     def redress(self, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
@@ -182,7 +179,7 @@ class SessionMiddleware:
         """Store nothing more: the answer has become an error."""
         session = environ.get(self.environ_key)
         if isinstance(session, Session):
-            session.store_at_once = False
+            session.stage = SENT
 
     def _dress(self, session: Session, environ: "WSGIEnvironment", status: str, headers: Headers) -> Headers:
         life = session.life
@@ -191,7 +188,7 @@ class SessionMiddleware:
         plain = are_plain(headers)
         dressed = [*headers, VARY] if plain else vary_on_cookie(headers)
         if session.clear_site_data:
-            dressed.append(("Clear-Site-Data", '"cache", "cookies", "storage"'))
+            dressed.append(CLEAR_SITE_DATA)
         cookie = self._cookie_after(life, status)
         if cookie is None:
             return dressed
@@ -202,10 +199,14 @@ class SessionMiddleware:
         dressed += (("Set-Cookie", cookie), NO_STORE)
         return dressed
 
+    def _begin_session(self, environ: "WSGIEnvironment") -> Session:
+        session = environ[self.environ_key] = self.session_class(self._settings, environ.get("HTTP_COOKIE"))
+        return session
+
     def _is_over(self, environ: "WSGIEnvironment") -> bool:
         """Return whether the session in *environ* is that of a request that is over: it is served again."""
         session = environ[self.environ_key]
-        return isinstance(session, Session) and session.headers_sent
+        return isinstance(session, Session) and session.stage != OPEN
 
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
         if life.superseded:
@@ -233,13 +234,14 @@ class SessionMiddleware:
             if complete:
                 if not isinstance(body, list | tuple):
                     session.commit_late()  # the sentinel of a hijacked connection
+                session.stage = SENT  # should this environ be served again, then with a new session
                 return body  # else it is a mistake that the server reports
             begin = partial(self._begin, exchange, session, environ)
             return self._with_end(body, exchange, session, begin)
         if complete or (session.life is None and is_bare_iterator(body)):
-            session.store_at_once = not exchange.failed
-            if session.life is not None and type(body) in (list, tuple) and self._purge_is_due():
-                return ClosingList(body, self._purge)
+            session.stage = SENT if exchange.failed else ALONE
+            if session.life is not None and type(body) in (list, tuple) and self._purge.is_due():
+                return ClosingList(body, self._purge.take_turn)
             return body
         if session.life is None and can_be_watched(body):
             if not exchange.failed:
@@ -274,10 +276,10 @@ class SessionMiddleware:
     def _at_end(self, exchange: Exchange, session: Session, complete: bool) -> None:
         if complete:
             self._commit_late(exchange, session)
-            session.store_at_once = not exchange.failed
-        session.headers_sent = True  # should this environ be served again, then with a new session
-        if session.life is not None and self._purge_is_due():
-            self._purge()
+        # Should this environ be served again, then with a new session.
+        session.stage = ALONE if complete and not exchange.failed else SENT
+        if session.life is not None:
+            self._purge.take_turn()
 
     def _answer(
         self,
@@ -286,15 +288,19 @@ class SessionMiddleware:
         environ: "WSGIEnvironment",
         start_response: "StartResponse",
     ) -> Iterable[bytes]:
-        answer = responses.interrupted() if isinstance(error, SessionInterrupted) else responses.unavailable()
-        if not isinstance(error, SessionInterrupted):
+        if isinstance(error, SessionInterrupted):
+            answer = responses.interrupted()
+        else:
+            answer = responses.unavailable()
             self._report_outage(error)
         headers = forbid_storing(vary_on_cookie(answer.headers))
+        if session.clear_site_data:
+            headers.append(CLEAR_SITE_DATA)
         # A fault takes nobody's cookie; but a key that is stored already must reach its visitor, and a logout too.
         cookie = None if session.life is None else self._cookie_after(session.life, answer.status)
         if cookie is not None:
             headers = set_cookie(headers, self.cookie.name, cookie)
-        session.headers_sent = True
+        session.stage = SENT
         start_response(answer.status, headers)
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
 
@@ -302,26 +308,7 @@ class SessionMiddleware:
         now = time.monotonic()
         if now - self._outage_logged_at >= _OUTAGE_LOG_SECONDS:
             self._outage_logged_at = now
-            logger.error("Requests that use their session are answered with 503: %s", error)
-
-    def _purge_is_due(self) -> bool:
-        if self._purge_seconds is None:
-            return False
-        remaining = self._purge_at - self._settings.clock()
-        return remaining <= 0 or remaining > self._purge_seconds  # the clock was set back
-
-    def _purge(self) -> None:
-        """Remove one batch of expired rows; a full batch means another soon."""
-        if self._purge_seconds is None or not self._purge_is_due():
-            return
-        self._purge_at = self._settings.clock() + self._purge_seconds
-        try:
-            more = self.store.purge_some(_PURGE_BATCH)
-        except StoreUnavailable as error:
-            logger.warning("Expired sessions could not be removed: %s", error)
-            return
-        if more:
-            self._purge_at = self._settings.clock() + _PURGE_SOON_SECONDS
+            logger.error("A request was answered with 503 (said once a minute): %s", error)
 
 
 def _lifetime(

@@ -1,9 +1,12 @@
 """Removing expired rows: in small batches, each a statement of its own, with a rest between two."""
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .errors import StoreUnavailable
+from .events import logger
 from .record import purge_hour
 from .statement import Statement
 from .table import Statements, numbered
@@ -16,6 +19,9 @@ MOST_A_BATCH = 10_000
 _MOST_AT_ONCE = 100
 
 _LONGEST_REST = 0.05  # seconds: most of what took longer was spent on waiting for others
+
+_BATCH = 1000
+_SOON_SECONDS = 1
 
 Run = Callable[[Statement, Mapping[str, Any]], Any]
 
@@ -42,6 +48,40 @@ def remove_expired(
         if looked_at < batch_size or batches == max_batches:
             return looked_at == batch_size
         _rest_since(began)
+
+
+class Schedule:
+    """When one process removes expired rows: every *interval* seconds (None: never), sooner after a full batch.
+
+    *purge_some* removes up to so many and returns whether more may wait.
+    """
+
+    def __init__(self, purge_some: Callable[[int], bool], interval: int | None, clock: Callable[[], float]) -> None:
+        self._purge_some = purge_some
+        self._interval = interval
+        self._clock = clock
+        # Workers start together and may not live long: each begins somewhere within the interval.
+        self._next = clock() + (interval or 0) * random.uniform(0.02, 1)
+
+    def is_due(self) -> bool:
+        """Return whether the time has come."""
+        if self._interval is None:
+            return False
+        remaining = self._next - self._clock()
+        return remaining <= 0 or remaining > self._interval  # the clock was set back
+
+    def take_turn(self) -> None:
+        """Remove one batch, if it is due; what goes wrong is logged."""
+        if self._interval is None or not self.is_due():
+            return
+        self._next = self._clock() + self._interval
+        try:
+            more = self._purge_some(_BATCH)
+        except StoreUnavailable as error:
+            logger.warning("Expired sessions could not be removed: %s", error)
+            return
+        if more:
+            self._next = self._clock() + _SOON_SECONDS
 
 
 def _remove_batch(run: Run, sql: Statements, now: int, size: int) -> tuple[int, int]:

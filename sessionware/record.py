@@ -43,6 +43,10 @@ class Record(NamedTuple):
     expires_at: int
     expiry: int | None
 
+    def __repr__(self) -> str:
+        """Say nothing of *data*: what reports errors may print the variables of each frame."""
+        return f"<Record expires_at={self.expires_at}>"
+
     def is_tombstone(self) -> bool:
         """Return whether this is the place of a session that lives on under another key."""
         return self.data is None

@@ -107,41 +107,42 @@ class Rows:
         change: Callable[[Record | None], Record],
         now: int,
         new_digest: bytes | None = None,
-    ) -> None:
-        """Store ``change(record)`` over the row under *digest*, which is locked meanwhile; rotate to *new_digest*.
+    ) -> Record:
+        """Store ``change(record)`` over the row under *digest*, which is locked meanwhile; return what is stored.
 
-        *change* gets None if there is no row and must raise then; what it raises leaves the row as it
-        was. It is called again after a deadlock. Raises KeyTaken; ConnectionLost where the outcome stays
-        unknown; StoreUnavailable.
+        *new_digest*: the row is rotated to it. *change* gets None if there is no row and must raise then; what
+        it raises leaves the row as it was. It is called again after a deadlock. Raises KeyTaken; ConnectionLost
+        where the outcome stays unknown; StoreUnavailable.
         """
-        tried: list[tuple[int, int]] = []  # the revisions before and after each try
+        before: int | None = None  # the revision that the last try found
+        draft: Record | None = None  # what it stored, as far as it came
 
         def work(run: Execute) -> bool:
+            nonlocal before, draft
             # Who waited for a rotation finds the row moved away, and the tombstone only when looking again.
             rows = run(self._sql.lock, {"digest": digest}) or run(self._sql.lock, {"digest": digest})
             found = self._sql.as_record(rows[0]) if rows else None
-            if tried and self._holds(run, tried[-1][1], found, new_digest):
+            if draft is not None and self._holds(run, draft.revision, found, new_digest):
                 return True  # by a try that was given up for lost, and was not
-            record = change(found)
-            base = found.revision if found is not None else 0
-            tried.append((base, record.revision))
+            draft, before = change(found), 0 if found is None else found.revision
             if new_digest is not None:
-                return self._move(run, digest, new_digest, record, base, now)
-            return bool(run(self._sql.update, row_over(digest, digest, record, base, now)))
+                return self._move(run, digest, new_digest, draft, before, now)
+            return bool(run(self._sql.update, row_over(digest, digest, draft, before, now)))
 
         def became() -> bool | None:
             here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
             revisions = {found.revision for found in (here, there) if found is not None}
-            before, after = tried[-1] if tried else (None, None)
-            unmade = before is None or before in revisions
-            return after in revisions or (AS_BEFORE if unmade else None)
+            if draft is not None and draft.revision in revisions:
+                return True
+            return AS_BEFORE if draft is None or before in revisions else None
 
         try:
             made = self.database.transaction(work, became)
         except DuplicateKey:
             raise keys.KeyTaken from None
-        if made is None:
+        if made is None or draft is None:
             raise ConnectionLost("The connection to the database broke; whether the change was stored nobody can tell.")
+        return draft
 
     def touch(self, digest: bytes, record: Record, now: int) -> bool:
         """Extend the session from *record*, as it was loaded, to what its lifetime gives at *now*.

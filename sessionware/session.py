@@ -24,6 +24,10 @@ ENVIRON_KEY = "sessionware.session"
 
 _STORED: Any = object()
 
+# How far the response is, in its order. OPEN: a cookie can still be sent. SENT: the headers have left, and what
+# changes is stored at the end of the body, if at all. ALONE: nobody commits any more; each change is stored when made.
+OPEN, SENT, ALONE = range(3)
+
 
 class Session(MutableMapping[str, Any]):
     """The session of one request, loaded at its first use and stored when the response is decided.
@@ -37,9 +41,6 @@ class Session(MutableMapping[str, Any]):
 
     TEST_COOKIE_NAME: ClassVar = "testcookie"
     TEST_COOKIE_VALUE: ClassVar = "worked"
-
-    store_at_once = False
-    """Whether each change is stored when it is made: nobody commits at an end any more. For the middleware."""
 
     clear_site_data = False
     """Whether `logout` was asked to have the browser drop all it keeps of the site."""
@@ -59,8 +60,8 @@ class Session(MutableMapping[str, Any]):
         self._modified = False
         self._handed_out = False
 
-        self.headers_sent = False
-        """Whether no cookie can be sent any more. For the middleware."""
+        self.stage = OPEN
+        """How far the response is. For the middleware."""
 
     # A dictionary
 
@@ -120,10 +121,6 @@ class Session(MutableMapping[str, Any]):
             self._hand_out()
         return value
 
-    def pop(self, key: str, default: Any = _STORED) -> Any:
-        """Remove *key* and return its value; *default*, if there is one, where *key* is not there."""
-        return super().pop(key) if default is _STORED else super().pop(key, default)
-
     def has_key(self, key: str) -> bool:
         """Return whether *key* is there (Django)."""
         return key in self
@@ -139,8 +136,8 @@ class Session(MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Drop all values, without loading them; key and row stay."""
-        self._use()
-        if self.headers_sent:
+        self.accessed = True
+        if self.stage != OPEN:
             self._values_to_change()
         self._opened().clear()
         self._changed()
@@ -213,10 +210,11 @@ class Session(MutableMapping[str, Any]):
         UnstorableValue, ResponseStarted and StoreUnavailable.
         """
         life = self._to_be_stored()
-        life.check_admission()
+        life.refuse_if_shut()
+        life.confirm_admission()
         text = life.pending(dirty=True, demanded=True)
-        if text is not None or life.is_shut():
-            life.save_aside(text or "")
+        if text is not None:
+            life.save_aside(text)
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
@@ -231,7 +229,7 @@ class Session(MutableMapping[str, Any]):
 
     def flush(self) -> None:
         """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
-        self._use()
+        self.accessed = True
         self._modified, self._handed_out = True, False
         self._opened().end("logout")
 
@@ -284,12 +282,12 @@ class Session(MutableMapping[str, Any]):
 
         *expiry* is taken instead of what `set_expiry` was told, with the same meanings; then nothing is loaded.
         """
-        since = self._now() if modification is None else modification.timestamp()
+        since = self._settings.clock() if modification is None else modification.timestamp()
         return self._end(since, expiry) - int(since)
 
     def get_expiry_date(self, modification: datetime | None = None, expiry: Any = _STORED) -> datetime:
         """Return that moment, in UTC; the arguments are those of `get_expiry_age`."""
-        since = self._now() if modification is None else modification.timestamp()
+        since = self._settings.clock() if modification is None else modification.timestamp()
         return as_datetime(self._end(since, expiry))
 
     def get_expire_at_browser_close(self) -> bool:
@@ -331,11 +329,11 @@ class Session(MutableMapping[str, Any]):
                 life.touch_unseen()
             return
         if life.admitted_at is not None:
-            life.check_admission()
+            life.confirm_admission()
         dirty = self._modified or self._handed_out
         text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
         if text is not None:
-            save = life.save_aside if self.headers_sent else life.save
+            save = life.save_aside if self.stage != OPEN else life.save
             save(text)
         elif life.record is not None:
             if extend or self._settings.lifetime.is_unconfirmed(life.record):
@@ -343,6 +341,11 @@ class Session(MutableMapping[str, Any]):
         elif life.values and life.is_shut():
             life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
         self._modified = False  # but what was handed out may change again while the body is sent
+
+    def start_over(self) -> None:
+        """Forget what the request has done so far; what it has stored already stays. For adapters of frameworks."""
+        self.accessed = self._modified = self._handed_out = self.clear_site_data = False
+        self.life = None
 
     def extend_unused(self) -> None:
         """Extend a session that this request has not used; if there is no live one, it stays unused."""
@@ -356,12 +359,12 @@ class Session(MutableMapping[str, Any]):
 
     def watch(self, body: object) -> None:
         """Store each change when it is made: *body* goes to the server as it is, and nobody commits at its end."""
-        self.store_at_once = True
+        self.stage = ALONE
         self._body = weakref.ref(body)
 
     def commit_late(self) -> None:
         """Store what was changed after the headers had left. Raises as `save` does."""
-        self.headers_sent = True
+        self.stage = max(self.stage, SENT)
         life = self.life
         if life is None or not (self._modified or self._handed_out):
             return
@@ -400,7 +403,7 @@ class Session(MutableMapping[str, Any]):
 
     def _values_to_change(self) -> dict[str, Any]:
         values = self._values()
-        if self.headers_sent:
+        if self.stage != OPEN:
             life = self._resolved()
             if life.record is None and not life.superseded:
                 self._before_headers()
@@ -414,34 +417,28 @@ class Session(MutableMapping[str, Any]):
         return life
 
     def _before_headers(self) -> None:
-        if self.headers_sent:
+        if self.stage != OPEN:
             raise ResponseStarted("The headers have left: no cookie can be sent for a new session or key.")
 
     def _changed(self) -> None:
         self._modified = True
-        if self.store_at_once:
+        if self.stage == ALONE:
             self.commit_late()
 
     def _hand_out(self) -> None:
-        if self.store_at_once and not self._handed_out:
+        if self.stage == ALONE and not self._handed_out:
             body = self._body()
             if body is not None:  # a change inside of what is handed out now shows no sooner than at its end
                 weakref.finalize(body, self._commit_when_gone).atexit = False
         self._handed_out = True
 
     def _commit_when_gone(self) -> None:
-        if not self.store_at_once:
+        if self.stage != ALONE:
             return  # the answer has become an error meanwhile
         try:
             self.commit_late()
         except SessionwareError as error:
             self._opened().drop(str(error))
-
-    def _use(self) -> None:
-        self.accessed = True
-
-    def _now(self) -> float:
-        return self._settings.clock()
 
 
 def _as_expiry(value: Any, now: float) -> int | None:
@@ -476,7 +473,8 @@ def get_session(environ_or_request: Any, environ_key: str = ENVIRON_KEY) -> Sess
     session = _environ_of(environ_or_request).get(environ_key)
     if not isinstance(session, Session):
         raise ConfigurationError(
-            f"There is no session under {environ_key!r}: wrap the application in SessionMiddleware."
+            f"There is no session under {environ_key!r}: wrap the application in SessionMiddleware, and give the "
+            "environ of a subrequest what stands there in that of its request."
         )
     return session
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from sessionware import SessionInterrupted, SessionMiddleware, SessionStore, keys
 from sessionware.record import Record, new_revision
+from sessionware.session import SENT
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.visit import Visit
@@ -205,7 +206,7 @@ def read_only(visit: Visit) -> None:
 
 def late_close(visit: Visit) -> None:
     visit.end()
-    visit.session.headers_sent = True
+    visit.session.stage = SENT
     visit.session["late"] = True
     visit.session.commit_late()
 

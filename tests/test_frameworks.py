@@ -1,6 +1,7 @@
 """Flask and Pyramid: their own session objects, flash messages and CSRF tokens are the middleware's session."""
 
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyramid.config import Configurator
 from pyramid.interfaces import ISession
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid_retry import RetryableException
 from webtest import TestApp  # type: ignore[import-untyped]
 from zope.interface.verify import verifyObject
 
@@ -340,6 +342,17 @@ def test_flask_leaves_real_faults_of_the_database_to_the_middleware() -> None:
     assert (reply.status, reply.header("Retry-After"), reply.set_cookies) == (503, "5", [])
 
 
+def test_flask_responses_of_another_class_leave_faults_to_the_middleware() -> None:
+    """An application may make all its answers of a class of its own; Flask turns every other one into that."""
+    app = flask_app()
+    app.response_class = type("Answer", (flask.Response,), {"default_mimetype": "application/json"})
+    use_sessions(app, NOWHERE)
+    reply = call(validated(app), "/count", cookie=f"{NAME}={'a' * 43}", url="https://example.test")
+
+    assert (reply.status, reply.header("Retry-After"), reply.set_cookies) == (503, "5", [])
+    assert "try again" in reply.text.lower()
+
+
 def test_flask_session_ended_meanwhile_is_interrupted(sqlite: str) -> None:
     """400 as in Django, and the useless cookie goes."""
     store = SessionStore(sqlite)
@@ -414,6 +427,22 @@ def test_flask_within_another_middleware_shares_its_session(sqlite: str) -> None
 
     assert [browser.get("/count").text for _ in range(2)] == ["shop 1", "shop 2"]
     assert outer.store.count() == 1
+
+
+def test_flask_within_another_middleware_has_what_flask_has(sqlite: str) -> None:
+    """``permanent`` and ``new``: without them a setting would be lost without a word."""
+    app = Flask("mounted")
+    use_sessions(app, sqlite)
+
+    @app.get("/")
+    def page() -> str:
+        new = session_of_flask().new
+        session_of_flask().permanent = False
+        return f"{new} {session_of_flask().permanent}"
+
+    reply = call(validated(SessionMiddleware(app, sqlite)))
+
+    assert reply.text == "True False"
 
 
 def test_flask_streams_with_the_session(sqlite: str) -> None:
@@ -630,6 +659,38 @@ def test_pyramid_faults_reach_the_middleware() -> None:
     reply = call(validated(pyramid_app(NOWHERE)), "/?do=count", cookie=f"{NAME}={'a' * 43}")
 
     assert (reply.status, reply.header("Retry-After"), reply.set_cookies) == (503, "5", [])
+
+
+def test_pyramid_retries_begin_anew(sqlite: str) -> None:
+    """pyramid_retry runs the view again on the same environ: what the attempts that failed have done is gone."""
+    attempts = []
+
+    def buy(request: Any) -> Any:
+        attempts.append(request.session.setdefault("count", 0))
+        request.session["count"] += 1
+        request.session.flash("bought")
+        if len(attempts) < 3:
+            raise RetryableException
+        return Response(f"{request.session['count']} {request.session.peek_flash()}")
+
+    config = Configurator(settings={"retry.attempts": 3})
+    config.include("pyramid_retry")
+    config.include("sessionware.frameworks.pyramid")
+    config.add_route("buy", "/")
+    config.add_view(buy, route_name="buy")
+    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    visitor = TestApp(middleware, extra_environ={"wsgi.url_scheme": "https"})
+
+    assert visitor.get("/").text == "1 ['bought']"
+    assert attempts == [0, 0, 0]
+    assert visitor.get("/").text == "2 ['bought', 'bought']"
+
+
+def test_pyramid_without_retries_needs_no_package(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyramid_retry is looked for, not demanded."""
+    monkeypatch.setitem(sys.modules, "pyramid_retry", None)
+
+    assert do(TestApp(pyramid_app(sqlite)), "count") == "1"
 
 
 def test_pyramid_without_the_middleware_says_so() -> None:

@@ -17,6 +17,11 @@ def record(data: str | None = "{}", expires_at: int = 100, used_at: int = 0, exp
     return Record(data, 1, 7, None, 0, used_at, expires_at, expiry)
 
 
+def test_a_record_shows_no_values() -> None:
+    """What reports errors may print the variables of each frame."""
+    assert "secret" not in repr(record('{"card":"secret"}'))
+
+
 @pytest.mark.parametrize(
     ("row", "now", "live", "tombstone"),
     [

@@ -157,6 +157,7 @@ GENEROUS = [
     pytest.param([("Surrogate-Control", "max-age=600"), ("Cache-Control", "no-store")], id="surrogate overrides"),
     pytest.param([("Cache-Control", "no-store, max-age=0, must-revalidate")], id="forbidden already"),
     pytest.param([("Cache-Control", "public"), ("Cache-Control", "no-store")], id="forbidden in the second line"),
+    pytest.param([("Cache-Control", "public, must-understand, no-store")], id="no-store for old caches only"),
 ]
 
 CARRIERS: dict[str, tuple[Act, bool]] = {
@@ -181,6 +182,7 @@ def test_s52_no_cache_may_store_an_answer_with_our_cookie(
 
     assert len(reply.set_cookies) == 1
     assert "no-store" in said
+    assert "must-understand" not in said  # a cache that knows it ignores no-store (RFC 9111, 5.2.2.3)
     assert not addressed
     site.middleware.app = lambda environ, start: (start("200 OK", reply.headers), [b"page"])[1]
     call(cache, url=HTTPS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sessionware import ConfigurationError, SessionMiddleware, SessionStore, keys
+from sessionware import ConfigurationError, Session, SessionMiddleware, SessionStore, StoreUnavailable, keys
 from sessionware.cookie import MAX_AGE_LIMIT, MAX_HEADER_BYTES
 from tests.support.clock import Clock
 from tests.support.databases import closing_connections, wanted
@@ -575,6 +575,28 @@ def test_s21_a_logout_can_clear_what_the_browser_keeps(sqlite: str) -> None:
         assert answer.header("Cache-Control") == "no-store"
         assert answer.cookies == {NAME: ""}
     assert plain.header("Clear-Site-Data") is None
+
+
+def test_s21_a_fault_after_the_logout_takes_nothing_of_it_back(sqlite: str) -> None:
+    """The session has ended: the browser clears what it keeps, whatever is answered."""
+    site = Site(sqlite)
+
+    def leave_and_fail(session: Session) -> None:
+        session.logout(clear_site_data=True)
+        raise StoreUnavailable("down")
+
+    reply = site.visit(leave_and_fail, site.begin(a=1)).reply
+
+    assert (reply.status, reply.cookies) == (503, {NAME: ""})
+    assert reply.header("Clear-Site-Data") == '"cache", "cookies", "storage"'
+
+
+@pytest.mark.parametrize("path", ["/a,b", '/a"b', "/a\\b", "/ab,c'\"=@~%20"])
+def test_s14_a_path_is_sent_as_it_stands(sqlite: str, path: str) -> None:
+    """Browsers decode nothing in it (RFC 6265, 5.2.4): an escaped one would match no page, and no cookie come back."""
+    reply = Site(sqlite, cookie_path=path).visit(write).reply
+
+    assert f"; Path={path}; Secure" in reply.set_cookies[0]
 
 
 def test_s21_an_untouched_page_says_nothing_of_cookies(sqlite: str) -> None:

@@ -13,7 +13,7 @@ from sessionware import Session, SessionMiddleware, StoreUnavailable
 from sessionware.database import PATIENCE_SECONDS
 from sessionware.keys import new_key
 from tests.support.site import NAME, Site, ignore, look
-from tests.support.wsgi import call
+from tests.support.wsgi import call, make_environ
 
 PATIENCE = 30.0
 
@@ -62,6 +62,23 @@ def test_an_environ_that_is_served_again_is_a_request_of_its_own(sqlite: str) ->
     assert answer.text == "1"
 
 
+def test_an_environ_that_is_served_again_without_an_answer_before_is_one_too(site: Site) -> None:
+    """A WebSocket's application answers with an empty list and never calls start_response."""
+    environ = make_environ(cookie=f"{NAME}={site.begin(name='ada')}")
+    seen = []
+
+    def hijacked(environ: dict[str, Any], _start: Any) -> list[bytes]:
+        seen.append(environ["sessionware.session"].get("name"))
+        return []
+
+    site.middleware.app = hijacked
+    site.middleware(environ, lambda *_: None)
+    environ["HTTP_COOKIE"] = f"{NAME}={new_key()}"
+    site.middleware(environ, lambda *_: None)
+
+    assert seen == ["ada", None]
+
+
 @pytest.mark.parametrize("page", [ignore, look], ids=["untouched", "read"])
 def test_a_change_after_the_answer_was_handed_over_is_stored(site: Site, page: Any) -> None:
     """An outer middleware may change the session on the way out: nobody comes after it, so it is stored at once."""
@@ -71,10 +88,11 @@ def test_a_change_after_the_answer_was_handed_over_is_stored(site: Site, page: A
     assert site.values(key) == {"n": 1, "late": 1}
 
 
-def test_a_change_after_an_error_page_is_not_stored(site: Site) -> None:
+@pytest.mark.parametrize("page", [ignore, look], ids=["untouched", "read"])
+def test_a_change_after_an_error_page_is_not_stored(site: Site, page: Any) -> None:
     """From 500 on nothing of the request is."""
     key = site.begin(n=1)
-    changed_on_the_way_out(site, key, ignore, "500 Oops")
+    changed_on_the_way_out(site, key, page, "500 Oops")
 
     assert site.values(key) == {"n": 1}
 

@@ -426,6 +426,16 @@ def test_process_request_and_process_response_work_without_a_call(site: Site) ->
     assert site.store.count() == 1
 
 
+def test_process_request_gives_the_session_that_is_there(site: Site) -> None:
+    """An application that calls it again gets what the middleware will store, whatever its body is."""
+    environ = make_environ()
+    session = site.middleware.process_request(environ)
+
+    assert site.middleware.process_request(environ) is session
+    site.middleware.process_response(environ, "200 OK", [])
+    assert site.middleware.process_request(environ) is not session  # served again, it is another request
+
+
 def test_process_response_returns_the_very_headers_of_an_untouched_session(site: Site) -> None:
     """Nothing to say, nothing to copy."""
     environ, headers = make_environ(), list(PLAIN)

@@ -118,7 +118,7 @@ def test_a_full_batch_means_another_soon(sqlite: str) -> None:
 def test_workers_do_not_begin_together(sqlite: str) -> None:
     """Each starts somewhere within the interval, so that short-lived ones get their turn and no two meet."""
     sites = [Site(sqlite, purge_interval=INTERVAL) for _ in range(8)]
-    starts = [site.middleware._purge_at - site.clock() for site in sites]
+    starts = [site.middleware._purge._next - site.clock() for site in sites]
 
     assert len(set(starts)) == len(starts)
     assert all(0 < start <= INTERVAL for start in starts)

@@ -7,7 +7,7 @@ use_sessions(app, "postgresql+psycopg://localhost/shop")
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, current_app, request
 from flask.sessions import SessionInterface, SessionMixin
 
 from .. import Session, SessionConflict, SessionInterrupted, SessionMiddleware, SessionwareError, StoreUnavailable
@@ -28,7 +28,7 @@ def use_sessions(app: Flask, database: Any, **options: Any) -> SessionMiddleware
     app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's documented way to add a middleware
     app.session_interface = MiddlewareSessions(middleware)
     for error in (SessionInterrupted, StoreUnavailable, SessionConflict):
-        app.register_error_handler(error, _LeftToMiddleware)
+        app.register_error_handler(error, _left_to_middleware)
     return middleware
 
 
@@ -65,26 +65,27 @@ class MiddlewareSessions(SessionInterface):
         """
         session = request.environ.get(self._middleware.environ_key)
         if isinstance(session, Session):
+            if not isinstance(session, FlaskSession):
+                session.__class__ = FlaskSession  # of a middleware around several applications, this one among them
             return session
         request.environ[_OPENED_HERE] = True
         return self._middleware.process_request(request.environ)
 
     def save_session(self, app: Flask, session: Any, response: Response) -> None:
         """Do nothing: the middleware stores the session. Only what was opened here is stored here."""
-        from flask import request
-
         if request.environ.pop(_OPENED_HERE, False):
             headers = self._middleware.process_response(request.environ, response.status, list(response.headers))
             response.headers.clear()
             response.headers.extend(headers)
 
 
-class _LeftToMiddleware(Response):
-    """Instead of Flask's 500: raises the error again where the middleware sees it, which answers."""
+def _left_to_middleware(error: SessionwareError) -> Response:
+    """Return, instead of Flask's 500, what raises *error* again where the middleware sees it, which answers."""
 
-    def __init__(self, error: SessionwareError) -> None:
-        super().__init__(status=400 if isinstance(error, SessionInterrupted) else 503)  # for after_request
-        self._error = error
+    def raise_again(environ: "WSGIEnvironment", start_response: "StartResponse") -> NoReturn:
+        raise error
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> NoReturn:
-        raise self._error
+    # Of the application's own class: Flask makes any other response one of that, and this would be lost.
+    kind = type("LeftToMiddleware", (current_app.response_class,), {"__call__": staticmethod(raise_again)})
+    response: Response = kind(status=400 if isinstance(error, SessionInterrupted) else 503)  # for after_request
+    return response

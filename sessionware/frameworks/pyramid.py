@@ -22,6 +22,16 @@ def includeme(config: Configurator) -> None:
     """Make the middleware's session Pyramid's."""
     key = config.registry.settings.get("sessionware.environ_key", ENVIRON_KEY)
     config.set_session_factory(partial(PyramidSession, environ_key=key))
+    try:
+        from pyramid_retry import IBeforeRetry
+    except ImportError:
+        return
+    config.add_subscriber(partial(_start_over, key), IBeforeRetry)
+
+
+def _start_over(key: str, event: Any) -> None:
+    """Forget what an attempt has done that failed: the next one has the same environ."""
+    get_session(event.environ, key).start_over()
 
 
 @implementer(ISession)
