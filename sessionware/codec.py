@@ -271,8 +271,8 @@ def _tag_set(name: str) -> Callable[[Collection[Any], Path], Any]:
 
 
 def _tag_datetime(value: datetime, path: Path) -> Any:
-    if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key is not None:
-        return {"~datetime": f"{value.isoformat()}[{value.tzinfo.key}]"}  # RFC 9557
+    if name := _zone_name(value):
+        return {"~datetime": value.isoformat() + name}
     if value.tzinfo is not None and _offset(value) is None:
         _refuse(path, "is a datetime whose time zone gives no offset")
     return _with_fold(value, {"~datetime": value.isoformat()})
@@ -281,7 +281,12 @@ def _tag_datetime(value: datetime, path: Path) -> Any:
 def _tag_time(value: time, path: Path) -> Any:
     if value.tzinfo is not None and _offset(value) is None:
         _refuse(path, "is a time whose zone has no fixed offset")
-    return _with_fold(value, {"~time": value.isoformat()})
+    return _with_fold(value, {"~time": value.isoformat() + _zone_name(value)})
+
+
+def _zone_name(value: datetime | time) -> str:
+    zone = value.tzinfo
+    return f"[{zone.key}]" if isinstance(zone, ZoneInfo) and zone.key is not None else ""  # RFC 9557
 
 
 def _offset(value: datetime | time) -> timedelta | None:
@@ -351,6 +356,13 @@ def _untag_datetime(text: str) -> datetime:
     return local if local.utcoffset() == offset else folded if folded.utcoffset() == offset else value
 
 
+def _untag_time(text: str) -> time:
+    moment, _, name = text.partition("[")
+    value = time.fromisoformat(moment)
+    named = value.replace(tzinfo=_zone(name.removesuffix("]"))) if name else value
+    return named if named.utcoffset() == value.utcoffset() else value
+
+
 def _zone(name: str) -> ZoneInfo | None:
     """Return a time zone; None if this host does not know it, as with older rules than the writer's, or none."""
     try:
@@ -369,7 +381,7 @@ _UNTAGS: dict[str, Callable[[Any], Any]] = {
     "~bytes": lambda text: base64.b64decode(text, validate=True),
     "~datetime": _untag_datetime,
     "~date": date.fromisoformat,
-    "~time": time.fromisoformat,
+    "~time": _untag_time,
     "~fold": lambda tree: _untag(tree).replace(fold=1),
     "~timedelta": lambda parts: timedelta(*parts),
     "~decimal": Decimal,

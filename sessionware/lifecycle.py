@@ -4,8 +4,10 @@ Knows rows as records and values as a dictionary; knows no SQL, no cookie syntax
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import NoReturn, TypeVar
 
@@ -36,6 +38,8 @@ class Outcome(Enum):
     ENDED = "ended"
 
 
+_making_turns = threading.Lock()
+
 # Members by a name of their own: a look into an Enum goes through its metaclass, and costs ten times as much.
 _, _READ, _CREATED, _SAVED, _TOUCHED, _ROTATED, _ENDED = Outcome
 
@@ -57,8 +61,17 @@ class Lifecycle(Finding):
         self.forced = False  # the application says that it has changed something
         self.outcome = _READ
         self.cookie_due = False  # the response is to carry the key
+        self.cookie_owed = False  # it is to, if the key is still good when the response leaves
         self._unchecked: tuple[float, list[str], bool] | None = None  # a login that is stored, and may be revoked
         self._aside = False  # a save is under way for which no cookie is sent
+        self._turn: threading.RLock | None = None
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Return what lets one thread of the request at a time store the session, or end it."""
+        if self._turn is None:
+            with _making_turns:
+                self._turn = self._turn or threading.RLock()
+        return self._turn
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -101,7 +114,7 @@ class Lifecycle(Finding):
         if record is None:
             wanted = demanded or bool(values) or self.user_id is not None
             return self._encode(values) if wanted and not self.is_shut() else None
-        decided = self.forced or self.next_key is not None or self.expiry != record.expiry
+        decided = self.forced or self.cleared or self.next_key is not None or self.expiry != record.expiry
         if not decided and not dirty:
             return None
         text = self._encode(values)
@@ -136,16 +149,28 @@ class Lifecycle(Finding):
     def save_aside(self, text: str) -> None:
         """Store as `save` does, while the request goes on or after its headers have left.
 
-        No cookie is sent for that unless key or expiry change: by the time the response leaves, the
-        browser may have got a newer one. So the use is not noted either, or the next one, which can have
-        the cookie sent, would not be due.
+        No cookie is sent for that unless the key changes: by the time the response leaves, the browser may
+        have got a newer one. So the use is not noted either, or the next one, which can have the cookie sent,
+        would not be due. A new expiry is noted; whether the cookie can tell of it is asked in the end.
         """
-        stored = self.record
-        self._aside = stored is not None and self.next_key is None and self.expiry == stored.expiry
+        stored, due = self.record, self.cookie_due
+        keeps_key = stored is not None and self.next_key is None
+        self._aside = keeps_key and stored is not None and self.expiry == stored.expiry
         try:
             self.save(text)
         finally:
             self._aside = False
+        if keeps_key and self.cookie_due and not due:
+            self.cookie_due, self.cookie_owed = False, True
+
+    def send_owed_cookie(self) -> None:
+        """Have the response tell of an expiry that was stored aside, if the session still has this key."""
+        self.cookie_owed = False
+        try:
+            found = self._store.load(self.digest)
+        except StoreUnavailable:
+            return  # it is stored, and the next extension tells of it
+        self.cookie_due = found is not None and found.is_live(self.now())
 
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
@@ -160,10 +185,10 @@ class Lifecycle(Finding):
     def _refuse_size(self, values: Values, size: int) -> NoReturn:
         encode = self._settings.codec.encode
         sizes = {name: len(encode({name: value})) for name, value in values.items()}
-        largest = max(sizes, key=sizes.__getitem__)
+        largest = max(sizes, key=sizes.__getitem__, default="")
         raise SessionTooLarge(
             f"The session takes {size} bytes, max_bytes is {self._settings.max_bytes}; "
-            f"its largest key is {largest[:60]!r} with {sizes[largest]} bytes."
+            f"its largest key is {largest[:60]!r} with {sizes.get(largest, 0)} bytes."
         )
 
     def _draft(self, text: str) -> Record:
@@ -206,7 +231,7 @@ class Lifecycle(Finding):
         assert self.record is not None, "only a stored session is overwritten"
         old, base, now = self.record, self.record.revision, self.now()
         if self.next_key is None:
-            later = draft.expires_at >= old.expires_at and draft.expiry == old.expiry and draft.format == old.format
+            later = draft.expires_at >= old.expires_at and draft.expiry == old.expiry
             return self._store.update(self.digest, draft, base, now, later=later, aside=self._aside or self.new)
         return self._with_next_key(lambda new: self._store.rotate(self.digest, new, draft, base, now))
 
@@ -249,9 +274,12 @@ class Lifecycle(Finding):
     def _go_on_from(self, record: Record, base: Values, theirs: Values) -> int:
         """Make *record* our base, and merge *theirs*, its values, into ours; return how many keys both had changed."""
         assert self.record is not None, "only a stored session has a base"
-        merged = merge(base, self.open(), theirs, self._settings.on_conflict)
+        # As they would come back: what the codec alone has changed, such as the name of a zone, is nobody's change.
+        mine = self._settings.codec.decode(self._encode(self.open()))
+        merged = merge(base, mine, theirs, self._settings.on_conflict)
         adopt(self.open(), merged.values)
-        if self.expiry == self.record.expiry:
+        of_another = self.cleared and self.restarts  # the login of another user, who inherits nothing
+        if self.expiry == self.record.expiry and not of_another:
             self.expiry = record.expiry
         self.record = record
         return len(merged.conflicts)
@@ -310,7 +338,8 @@ class Lifecycle(Finding):
 
     def drop(self, reason: str) -> None:
         """Report that changes of this request are not stored."""
-        self._settings.events.emit("dropped", reason=reason)
+        handle = keys.handle(self.digest) if self.digest else None
+        self._settings.events.emit("dropped", handle, self.user_id, reason)
 
     # Changed at once
 
@@ -322,10 +351,11 @@ class Lifecycle(Finding):
         """
         self.resolve()
         self.refuse_if_shut()
-        if self.cleared and self.record is not None:
-            self._store_cleared()
+        if self.record is not None and (self.cleared or self.next_key is not None):
+            self._store_first()
         if self.record is None:
             return self._atomic_new(change)
+        self._encode(self.open())  # what cannot be stored is refused now, and not after the change is made
         found: Record | None = self.record
         if not self.record.is_live(self.now()):
             found, newest = self._store.load(self.digest), True  # it may have been extended since
@@ -363,23 +393,25 @@ class Lifecycle(Finding):
     def _note_saved(self) -> None:
         self.outcome = _SAVED if self.outcome is _READ else self.outcome
 
-    def _store_cleared(self) -> None:
-        """Let go what is to go, before a change can see it."""
+    def _store_first(self) -> None:
+        """Let go what is to go before a change can see it, and the old key before it can see the change."""
         expiry = self.expiry
         self.save_aside(self._encode(self.open()))
         if self.record is None:
             self.expiry = expiry  # one in the past has ended it, and holds for what follows
 
     def _atomic_new(self, change: Callable[[Values], T]) -> T:
-        values = self._settings.codec.decode(self._encode(self.open()))
+        decode, text = self._settings.codec.decode, self._encode(self.open())
+        values = decode(text)
         result = change(values)
-        if same(values, self.open()):
+        if same(values, decode(text)):
             return result
+        text = self._encode(values)
         kept = bool(values) or self.user_id is not None
         if kept:
-            self.save(self._encode(values))
+            self.save(text)
         if not kept or self.record is not None:
-            adopt(self.open(), values)
+            adopt(self.open(), decode(text))
         return result
 
     def _atomic_locked(self, change: Callable[[Values], T]) -> T:
@@ -501,7 +533,7 @@ class Lifecycle(Finding):
         try:
             self._touch_unseen()
         except StoreUnavailable as error:
-            self._settings.events.emit("dropped", reason=f"not extended: {error}")
+            self._settings.events.emit("dropped", keys.as_handle(self.known_key()), reason=f"not extended: {error}")
 
     def _touch_unseen(self) -> None:
         lifetime = self._settings.lifetime
@@ -559,4 +591,5 @@ class Lifecycle(Finding):
         self.values, self.settled = {}, True
         self.record = self.key = self.user_id = self.expiry = self.next_key = self._conflicts = None
         self.digest, self.unreadable, self.rivals, self._unchecked = b"", b"", (), None
-        self.cookie_due = self.restarts = self.cleared = self.forced = self.superseded = self.stale = self.new = False
+        self.cookie_due = self.cookie_owed = self.restarts = self.cleared = self.forced = False
+        self.superseded = self.stale = self.new = False

@@ -67,13 +67,23 @@ def _merge_dicts(
     on_conflict: OnConflict,
     conflicts: list[tuple[Any, ...]],
 ) -> dict[Any, Any]:
-    merged = {}
-    for key in (*theirs, *(key for key in mine if key not in theirs)):
-        sides = (base.get(key, MISSING), mine.get(key, MISSING), theirs.get(key, MISSING))
-        value = _merge_value((*path, key), *sides, on_conflict, conflicts)
+    merged: dict[Any, Any] = {}
+    before, ours, others = _by_essence(base), _by_essence(mine), _by_essence(theirs)
+    for name, (key, _) in (others | ours).items():
+        old, my, their = (side.get(name, _NOWHERE)[1] for side in (before, ours, others))
+        value = _merge_value((*path, key), old, my, their, on_conflict, conflicts)
         if value is not MISSING:
+            merged.pop(key, None)  # 1 and True are two keys to us, and one to Python: the later change wins
             merged[key] = value
     return merged
+
+
+_NOWHERE = (MISSING, MISSING)
+
+
+def _by_essence(values: dict[Any, Any]) -> dict[Any, tuple[Any, Any]]:
+    """Return the pairs of *values* such that one key is found by another if the two are the `same`."""
+    return {_essence(key): (key, value) for key, value in values.items()}
 
 
 def _merge_value(
@@ -124,10 +134,11 @@ def adopt(mine: dict[Any, Any], merged: dict[Any, Any]) -> None:
 
 
 def _adopt(mine: dict[Any, Any], merged: dict[Any, Any], places: Counter[int]) -> None:
-    for key in [key for key in mine if key not in merged]:
-        del mine[key]
-    for key, value in merged.items():
-        old = mine.get(key, MISSING)
+    before, after = _by_essence(mine), _by_essence(merged)
+    for name in before.keys() - after.keys():
+        del mine[before[name][0]]
+    for name, (new_key, value) in after.items():
+        key, old = before.get(name, (new_key, MISSING))
         kind = type(old) if type(old) is type(value) and places[id(old)] == 1 else None
         if kind is dict:
             _adopt(old, value, places)

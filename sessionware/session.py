@@ -193,6 +193,8 @@ class Session(MutableMapping[str, Any]):
         self._modified = bool(value)
         self._handed_out = self._handed_out and self._modified
         self._opened().forced = self._modified
+        if self._modified:
+            self._changed()
 
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor a value; loads nothing."""
@@ -210,28 +212,33 @@ class Session(MutableMapping[str, Any]):
         UnstorableValue, ResponseStarted and StoreUnavailable.
         """
         life = self._to_be_stored()
-        life.refuse_if_shut()
-        life.confirm_admission()
-        text = life.pending(dirty=True, demanded=True)
-        if text is not None:
-            life.save_aside(text)
+        with life.alone():
+            life.refuse_if_shut()
+            life.confirm_admission()
+            text = life.pending(dirty=True, demanded=True)
+            if text is not None:
+                life.save_aside(text)
 
     def atomic(self, change: Callable[[dict[str, Any]], T]) -> T:
         """Run ``change(values)`` on the newest stored values, store them at once, and return what it returned.
 
         For read-modify-write: counters, lists. *change* runs again if another request came between, so
-        it must do nothing but change *values*. Without a change nothing is stored, and no session begun. After
-        `clear`, or the login of another user, what this request has set so far is stored first. Raises
-        SessionConflict, and as `save` does.
+        it must do nothing but change *values*; what it returns of them is a copy. Without a change nothing is
+        stored, and no session begun. After `clear`, `login` or `cycle_key`, what this request has done so far is
+        stored first. Raises SessionConflict, and as `save` does.
         """
         newest = not self._opened().settled
-        return self._to_be_stored().atomic(change, newest=newest)
+        life = self._to_be_stored()
+        with life.alone():
+            return life.atomic(change, newest=newest)
 
     def flush(self) -> None:
         """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
         self.accessed = True
         self._modified, self._handed_out = True, False
-        self._opened().end("logout")
+        life = self._opened()
+        with life.alone():
+            life.end("logout")
 
     def logout(self, *, clear_site_data: bool = False) -> None:
         """End the session (= `flush`); with *clear_site_data* the browser is told to drop all it keeps of the site."""
@@ -330,17 +337,27 @@ class Session(MutableMapping[str, Any]):
             return
         if life.admitted_at is not None:
             life.confirm_admission()
+        if not self._store_changes(life):
+            if life.record is not None:
+                if extend or self._settings.lifetime.is_unconfirmed(life.record):
+                    life.touch()
+            elif life.values and life.is_shut():
+                life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
+        if life.cookie_owed and not life.cookie_due:
+            life.send_owed_cookie()
+        self._modified = False  # but what was handed out may change again while the body is sent
+
+    def _store_changes(self, life: Lifecycle) -> bool:
         dirty = self._modified or self._handed_out
-        text = life.pending(dirty=dirty) if dirty or life.next_key is not None else None
-        if text is not None:
+        if not dirty and life.next_key is None:
+            return False
+        with life.alone():
+            text = life.pending(dirty=dirty)
+            if text is None:
+                return False
             save = life.save_aside if self.stage != OPEN else life.save
             save(text)
-        elif life.record is not None:
-            if extend or self._settings.lifetime.is_unconfirmed(life.record):
-                life.touch()
-        elif life.values and life.is_shut():
-            life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
-        self._modified = False  # but what was handed out may change again while the body is sent
+        return True
 
     def start_over(self) -> None:
         """Forget what the request has done so far; what it has stored already stays. For adapters of frameworks."""

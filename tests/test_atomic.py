@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -434,3 +435,63 @@ def test_what_a_change_objects_to_is_looked_at_anew(database: str) -> None:
     assert middleware.store.read(key) == {"seats": 0}
     with pytest.raises(LookupError):
         visit.session.atomic(take)
+
+
+@pytest.mark.parametrize("rotate", [lambda s: s.login("ann"), lambda s: s.cycle_key()], ids=["login", "cycle_key"])
+@pytest.mark.parametrize("status", ["200 OK", "500 Oops"])
+def test_the_old_key_sees_nothing_of_a_change_after_a_rotation(
+    database: str, rotate: Callable[[Session], None], status: str
+) -> None:
+    """Somebody may have planted it: what is stored after the login is the new session's, and so is the answer's key."""
+    middleware = middleware_on(database)
+    key = middleware.store.create({"count": 1})
+    visit = Visit(middleware, key)
+    rotate(visit.session)
+    visit.session.atomic(increment)
+
+    assert dict(Visit(middleware, key).session) == {}
+    visit.end(status)
+    assert visit.cookie not in (None, key)
+    assert middleware.store.read(str(visit.cookie)) == {"count": 2}
+    assert not middleware.store.exists(key)
+
+
+@pytest.mark.parametrize("bad", ["in itself", "too deep", "no value"])
+def test_atomic_stores_nothing_beside_what_cannot_be_stored(sqlite: str, bad: str) -> None:
+    """Refused before the change is made: who tries again would make it twice."""
+    middleware = middleware_on(sqlite)
+    key = middleware.store.create({"count": 1})
+    session = Visit(middleware, key).session
+    deep: list[Any] = []
+    if bad == "in itself":
+        deep.append(deep)
+    for _ in range(600 if bad == "too deep" else 0):
+        deep = [deep]
+    session["bad"] = object() if bad == "no value" else deep
+
+    with pytest.raises(UnstorableValue):
+        session.atomic(increment)
+    assert middleware.store.read(key) == {"count": 1}
+
+
+def test_what_atomic_returns_of_a_new_session_is_a_copy_as_of_any(sqlite: str) -> None:
+    """Or a change of it would show in this request, and be stored by none."""
+    middleware = middleware_on(sqlite)
+    visit = Visit(middleware)
+    cart = visit.session.atomic(lambda values: values.setdefault("cart", []))
+    cart.append("apple")
+
+    assert visit.session["cart"] == []
+    assert middleware.store.read(str(visit.end().cookie)) == {"cart": []}
+
+
+def test_atomic_without_a_change_begins_no_session_whatever_the_codec_makes_of_values(sqlite: str) -> None:
+    """A zone without a name comes back as an offset; that is no change of the application."""
+    middleware = middleware_on(sqlite)
+    visit = Visit(middleware)
+    visit.session["at"] = datetime(2026, 11, 27, 12, tzinfo=timezone(timedelta(hours=1), "CET"))
+    visit.session.atomic(len)
+    visit.end("500 Oops")
+
+    middleware.store.create_table()
+    assert middleware.store.count() == 0

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -53,6 +53,15 @@ def reload(value: Any) -> Any:
 def test_is_faithful(value: Any) -> None:
     """The values by which codecs were compared; no JSON library keeps more than 13 of them."""
     assert exact(reload(value)) == exact(value)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Etc/GMT-5"])
+def test_a_time_keeps_its_zone(zone: str) -> None:
+    """Only zones of one offset for ever can be a time's; those come back by their name, as in a datetime."""
+    back = reload(time(1, 2, tzinfo=ZoneInfo(zone)))
+
+    assert (back, back.tzinfo) == (time(1, 2, tzinfo=ZoneInfo(zone)), ZoneInfo(zone))
+    assert CODEC.decode('{"k":{"~time":"01:02:00+00:00[No/Where]"}}') == {"k": time(1, 2, tzinfo=UTC)}
 
 
 def test_safe_html_reads_as_text_where_markupsafe_is_not_installed() -> None:

@@ -268,3 +268,31 @@ def test_adopting_keeps_what_is_unchanged() -> None:
 
 def _but(name: str, values: Values) -> Values:
     return {key: value for key, value in values.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(1, True, id="a number and a truth"),
+        pytest.param(1, 1.0, id="a whole number and a broken one"),
+        pytest.param(0.0, -0.0, id="zeros"),
+        pytest.param(Decimal("1.0"), Decimal("1.00"), id="decimals"),
+    ],
+)
+def test_a_key_that_equals_another_is_another(old: Any, new: Any) -> None:
+    """As values are told apart, so are the keys of dictionaries inside."""
+    base = {"d": {old: "x"}}
+    mine: Values = {"d": {old: "x", "b": 1}}
+    adopt(mine, merge(base, mine, {"d": {new: "x"}}).values)
+
+    assert exact(mine) == exact({"d": {new: "x", "b": 1}})
+    assert exact(merge({"d": {}}, {"d": {new: 1}}, {"d": {old: 2}}).values) == exact({"d": {new: 1}})
+
+
+def test_nan_is_one_key_on_all_sides() -> None:
+    """Each is unequal to itself, and comes as another object out of every row: it would double at each merge."""
+    base, mine, theirs = ({"d": {float("nan"): 1}} for _ in range(3))
+    mine["d"]["a"], theirs["d"]["b"] = 1, 1
+    adopt(mine, merge(base, mine, theirs).values)
+
+    assert (len(mine["d"]), exact(mine)) == (3, exact({"d": {NAN: 1, "a": 1, "b": 1}}))

@@ -1,11 +1,15 @@
 """What a merge calls and reports, seen from a request."""
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from sessionware import MISSING, SessionEvent, SessionMiddleware, UnstorableValue
 from tests.support.visit import Visit
+
+DAY = 86400
 
 Conflict = tuple[str, Any, Any, Any]
 
@@ -132,3 +136,62 @@ def test_a_merge_that_cannot_be_stored_is_not_reported(sqlite: str) -> None:
         collided(middleware, {"k": 0}, 1, 2)
 
     assert [event.kind for event in events] == []
+
+
+@pytest.mark.parametrize("loaded", [{"form": 1}, {}], ids=["the same as before", "empty as before"])
+@pytest.mark.parametrize("early", [False, True], ids=["at the end", "by save"])
+def test_clear_drops_what_others_have_added_though_nothing_else_differs(
+    database: str, loaded: dict[str, Any], early: bool
+) -> None:
+    """What this request stores may equal what it has loaded; what the other has stored goes all the same."""
+    middleware = SessionMiddleware(lambda *_: [], database)
+    key = middleware.store.create(loaded, "ann")
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.load()
+    second.session["secret"] = "second"
+    second.end()
+    first.session.clear()
+    first.session.update(loaded)
+    if early:
+        first.session.save()
+    first.end()
+
+    assert middleware.store.read(key) == loaded
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(datetime(2026, 11, 27, 12, tzinfo=timezone(timedelta(hours=1), "CET")), id="a zone with a name"),
+        pytest.param(
+            datetime(2026, 11, 27, 12, tzinfo=ZoneInfo("Europe/Berlin"), fold=1), id="a fold that tells nothing"
+        ),
+    ],
+)
+def test_what_a_request_has_stored_itself_is_no_change_of_it_any_more(sqlite: str, value: Any) -> None:
+    """The codec may give it another form: the other request's newer value is not overwritten for that."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    key = middleware.store.create({"at": None})
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.session["at"] = value
+    first.session.save()
+    second.session["at"] = "newer"
+    second.end()
+    first.session["other"] = 1
+    first.end()
+
+    assert middleware.store.read(key) == {"at": "newer", "other": 1}
+
+
+def test_a_login_inherits_no_expiry_of_the_user_before(sqlite: str) -> None:
+    """Not even one that is set while it is under way."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    key = middleware.store.create({"a": 1}, "ann")
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.load()
+    first.session.login("bob")
+    second.session.set_expiry(60 * DAY)
+    second.end()
+    first.end()
+
+    assert Visit(middleware, first.cookie).session.get_expiry_age() == 14 * DAY

@@ -376,3 +376,47 @@ def test_a_database_that_goes_after_a_rotation_and_comes_back_logs_nobody_out(
 
     assert failures == []
     assert middleware.store.read(str(visit.cookie)) == VALUES
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(lambda s: s.save(), id="save"),
+        pytest.param(lambda s: (s.clear(), s.atomic(lambda values: values.update(b=1))), id="clear and atomic"),
+    ],
+)
+@pytest.mark.parametrize("rotated", [False, True], ids=["as it was", "rotated"])
+def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
+    database: str, operation: Callable[[Session], None], rotated: bool
+) -> None:
+    """The cookie has to tell of a new expiry, but not with a key that is dead by then: the browser has a newer one."""
+    middleware = SessionMiddleware(lambda *_: [], database, purge_interval=None)
+    key = middleware.store.create({"a": 1})
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.session.set_expiry(3600)
+    operation(first.session)
+    if rotated:
+        second.session.login("ann")
+        second.end()
+    first.end()
+
+    assert first.interrupted is None
+    assert first.cookie == (None if rotated else key)
+    assert "; Max-Age=3600" in str(first.headers) or rotated
+
+
+def test_an_expiry_that_is_stored_fails_nobody_when_the_database_goes(sqlite: str) -> None:
+    """All is stored; that the cookie cannot tell of it is no reason for an error page."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite, purge_interval=None)
+    visit = Visit(middleware, middleware.store.create({"a": 1}))
+    visit.session.set_expiry(3600)
+    visit.session.save()
+    engine = middleware.store.database.engine
+
+    def strike(_call: Call, _proceed: Proceed) -> Any:
+        raise driver_error(engine, "OperationalError")
+
+    with watching(engine, strike):
+        visit.end()
+
+    assert (visit.interrupted, visit.cookie) == (None, None)

@@ -322,3 +322,93 @@ def test_writers_of_one_process_do_not_wait_in_a_row(sqlite: str) -> None:
 
     assert finished == [True] * 4
     assert refused == [True] * 4
+
+
+def all_at_once(*works: Callable[[], Any]) -> None:
+    """Run each of *works* in a thread of its own, all from the same moment on; return when all have come to an end."""
+    together = threading.Barrier(len(works), timeout=PATIENCE)
+
+    def run(work: Callable[[], Any]) -> None:
+        together.wait()
+        work()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "stored"])
+def test_threads_of_one_request_lose_no_increment(site: Site, known: bool) -> None:
+    """Each atomic counts, one session is begun, and the end of the request takes nothing back."""
+
+    def increment(values: dict[str, Any]) -> None:
+        values["n"] = values.get("n", 0) + 1
+
+    def page(session: Session) -> None:
+        session["seen"] = True
+        all_at_once(*[lambda: [session.atomic(increment) for _ in range(5)]] * 4)
+
+    key = site.begin(n=0) if known else None
+    key = site.visit(page, key).key or key
+    assert key is not None
+
+    assert site.values(key) == {"n": 20, "seen": True}
+    assert site.store.count() == 1
+
+
+def test_threads_of_one_request_make_one_session_of_a_login(site: Site) -> None:
+    """A twin would be a live session of the user whose key nobody has."""
+
+    def page(session: Session) -> None:
+        session.login("ann")
+        all_at_once(session.save, session.save, session.save)
+
+    site.visit(page)
+
+    assert len(site.store.sessions_of("ann")) == 1
+
+
+def test_a_logout_ends_what_another_thread_of_the_request_stores_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the login that is under way: no cookie of it is sent, and no row of it stays."""
+    site.store.create_table()
+    under_way, leaving = threading.Event(), threading.Event()
+    insert = site.store.insert
+
+    def slow(*values: Any) -> bool:
+        under_way.set()
+        leaving.wait(PATIENCE)
+        return insert(*values)
+
+    def page(session: Session) -> None:
+        session.login("ann")
+        storing = threading.Thread(target=session.save)
+        storing.start()
+        under_way.wait(PATIENCE)
+        ending = threading.Thread(target=session.logout)
+        ending.start()
+        leaving.set()
+        for thread in (storing, ending):
+            thread.join(PATIENCE)
+
+    monkeypatch.setattr(site.store, "insert", slow)
+    visit = site.visit(page)
+
+    assert (visit.key, site.store.sessions_of("ann")) == (None, [])
+
+
+def test_a_session_marked_as_modified_after_the_answer_is_stored(site: Site) -> None:
+    """Nobody comes after it: what ``modified`` says is stored when it is said."""
+    key = site.begin(cart=[])
+
+    def page(session: Session) -> Any:
+        return session, session["cart"]
+
+    session, cart = site.visit(page, key).value
+    cart.append(1)
+    session.modified = True
+
+    assert site.store.read(key) == {"cart": [1]}
