@@ -102,10 +102,13 @@ def _open(options: Options) -> SessionStore:
 def _open_existing(options: Options) -> SessionStore:
     """Open a store to look into it; SQLite would create a file whose name is mistyped."""
     store = _open(options)
-    path = _file_of(store.database.engine.url)
-    if path is not None and not os.path.exists(path):
+    url = store.database.engine.url
+    path = _file_of(url)
+    if path is None:
+        return store
+    if not os.path.exists(path):
         raise click.ClickException(f"There is no database {path}: `sessionware init` creates one.")
-    return store
+    return SessionStore(sa.create_engine(url), store.table.name, create_table=False)  # the file's mode stays as it is
 
 
 def _file_of(url: sa.URL) -> str | None:
@@ -131,7 +134,10 @@ def _ask_key() -> str:
     if sys.stdin.isatty():
         key: str = click.prompt("Session key", hide_input=True, err=True)  # it is as good as a password
         return key.strip()
-    return sys.stdin.readline().strip()
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError:
+        return ""  # no key has such bytes
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from typing import Any
 
 from . import keys
 from .codec import Undecodable
+from .events import EventKind
 from .record import Record
 from .settings import SessionSettings
 
 Values = dict[str, Any]
+Event = tuple[EventKind, str | None, str | None, str]  # kind, handle, user_id, reason
 Found = tuple[str, bytes, Record]  # a session key, its digest, and the live row
 
 
@@ -32,6 +34,7 @@ class Finding:
         self.unreadable = b""  # the digest of a live row that does not decode here
         self.stale = False  # a cookie of ours was sent, and names no live session
         self.rivals: tuple[bytes, ...] = ()  # all digests offered, where nobody can tell which is the visitor's
+        self._news: Event | None = None  # told once all is known: who hears of it may look at the session
 
     def now(self) -> int:
         """Return the present in whole epoch seconds."""
@@ -53,7 +56,7 @@ class Finding:
             values = self.decode(record)
         except Undecodable as error:
             self.stale, self.unreadable = True, digest
-            self._settings.events.emit("corrupt", keys.handle(digest), record.user_id, str(error))
+            self._news = ("corrupt", keys.handle(digest), record.user_id, str(error))
             return {}
         if self.settled:
             return {}  # while a slow codec was at it
@@ -80,7 +83,7 @@ class Finding:
     def _nothing_offered(self) -> Values:
         if self.offered is not None:
             self.stale = True
-            self._settings.events.emit("malformed", reason="a cookie that is no session key")
+            self._news = ("malformed", None, None, "a cookie that is no session key")
         return {}
 
     def _find_one(self, key: str) -> Found | None:
@@ -97,7 +100,7 @@ class Finding:
         digests = {keys.digest(key): key for key in offered}
         if len(offered) > keys.MAX_LOOKED_UP:
             self.rivals = tuple(digests)
-            self._settings.events.emit("duplicate", reason="more session keys than are looked up")
+            self._news = ("duplicate", None, None, "more session keys than are looked up")
             return None
         now, records = self.now(), self._store.load_any(list(digests))
         if self.settled:
@@ -109,7 +112,7 @@ class Finding:
         if len(live) > 1:
             # Somebody planted a cookie. Clearing ours would leave the browser with the planted one.
             self.rivals = tuple(digests)
-            self._settings.events.emit("duplicate", keys.handle(live[0]), reason=f"{len(live)} live sessions")
+            self._news = ("duplicate", keys.handle(live[0]), None, f"{len(live)} live sessions")
             return None
         return digests[live[0]], live[0], records[live[0]]
 
@@ -121,6 +124,6 @@ class Finding:
         self.stale = True
         for digest, record in records.items():
             if not record.is_tombstone():
-                self._settings.events.emit("ended", keys.handle(digest), record.user_id, "expired")
+                self._news = ("ended", keys.handle(digest), record.user_id, "expired")
                 return
-        self._settings.events.emit("unknown", keys.handle(next(iter(digests))), reason="no such session")
+        self._news = ("unknown", keys.handle(next(iter(digests))), None, "no such session")

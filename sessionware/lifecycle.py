@@ -92,6 +92,9 @@ class Lifecycle(Finding):
         if self.record is not None:
             self.user_id, self.expiry = self.record.user_id, self.record.expiry
         self.settled = True
+        if self._news is not None:
+            news, self._news = self._news, None
+            self._settings.events.emit(*news)
 
     def is_over(self) -> bool:
         """Return whether the browser has a cookie of ours that is of no more use."""

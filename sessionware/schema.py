@@ -6,7 +6,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .database import PATIENCE_SECONDS, Database, DuplicateKey, repeatable
+from .database import (
+    MYSQL_LOCK,
+    MYSQL_UNLOCK,
+    PATIENCE_SECONDS,
+    POSTGRESQL_LOCK,
+    Database,
+    DuplicateKey,
+    repeatable,
+)
 from .errors import StoreUnavailable
 from .statement import Execute, Failed, Statement, ended_by
 
@@ -107,13 +115,10 @@ _LOOK = {
     "mariadb": _MYSQL_LOOK,
 }
 
-_MYSQL_TURN = (
-    f"SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), :name)), {PATIENCE_SECONDS})",
-    "SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), :name)))",
-)
+_MYSQL_TURN = (f"SELECT GET_LOCK({MYSQL_LOCK}, {PATIENCE_SECONDS})", MYSQL_UNLOCK)
 _TURN = {
     "sqlite": (None, None),  # BEGIN IMMEDIATE is its turn
-    "postgresql": ("SELECT 1 FROM pg_advisory_xact_lock(hashtext(:name))", None),  # ends with the transaction
+    "postgresql": (f"SELECT 1 FROM pg_advisory_xact_lock({POSTGRESQL_LOCK})", None),  # ends with the transaction
     "mysql": _MYSQL_TURN,
     "mariadb": _MYSQL_TURN,
 }

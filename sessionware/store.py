@@ -93,7 +93,8 @@ class SessionStore(Rows):
     def create(self, values: dict[str, Any], user_id: str | int | None = None) -> str:
         """Store a new session of the store's own lifetime and return its key; for tests and scripts.
 
-        Raises UnstorableValue and StoreUnavailable. No max_bytes bounds it here; a request reads no more than its own.
+        Raises UnstorableValue and StoreUnavailable. max_bytes does not bound it; a row beyond the middleware's
+        reads as corrupt.
         """
         if not isinstance(values, dict):
             raise TypeError("values must be a dict.")
@@ -246,12 +247,22 @@ class SessionStore(Rows):
             return remove_expired(run, self._sql, int(self.clock()), size, max_batches, note)
 
         try:
-            more = self.database.elected(self.table.name, work) or False
+            more = self._elected_while(work, lambda: removed)
         except TableMissing:
-            return 0, False
+            more = False
         if removed:
             self.events.emit("purged", reason=f"{removed} rows")
         return removed, more
+
+    def _elected_while(self, work: Callable[[Run], bool], progress: Callable[[], int]) -> bool:
+        """Run *work* again after a fault as long as *progress* grows: a long purge meets more than one, far apart."""
+        while True:
+            before = progress()
+            try:
+                return self.database.elected(self.table.name, work) or False
+            except StoreUnavailable:
+                if progress() == before:
+                    raise
 
     def _live(self, session_key: str) -> Record | None:
         if not isinstance(session_key, str) or not keys.is_key(session_key):

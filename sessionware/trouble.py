@@ -1,8 +1,9 @@
-"""What an error of a database driver means for us: six kinds, whatever the driver calls them.
+"""What an error of a database driver means for us, whatever the driver calls it.
 
-The text of these errors is never used: psycopg2 puts parameter values into it.
+The text of these errors is never shown: psycopg2 puts parameter values into it.
 """
 
+import re
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -50,6 +51,8 @@ _MYSQL = {
     1205: Kind.TRANSIENT,  # lock wait timeout
     1020: Kind.TRANSIENT,  # record has changed (innodb_snapshot_isolation)
     1040: Kind.TRANSIENT,  # too many connections
+    1203: Kind.TRANSIENT,  # too many of this user
+    1226: Kind.TRANSIENT,  # more than this user's share
     1290: Kind.LOST,  # read-only: this server was the primary until a failover
     1792: Kind.LOST,  # read-only transaction
     1836: Kind.LOST,  # read-only
@@ -82,8 +85,13 @@ def _kind(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> 
     known = _KINDS[dialect.name].get(code)
     if known is not None:
         return known
+    if connection is None and code is None and _has_no_slot(str(error)):
+        return Kind.TRANSIENT  # PostgreSQL tells no number to who is not let in
     lost = dialect.is_disconnect(error, connection, None) or _is_of_libpq(error, code, dialect, connection)
     return Kind.LOST if lost else Kind.FATAL
+
+
+_has_no_slot = re.compile("too many (clients|connections)|connection slots").search
 
 
 def _is_of_libpq(error: Exception, code: Any, dialect: sa.Dialect, connection: Any) -> bool:
