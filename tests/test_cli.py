@@ -383,3 +383,24 @@ def test_purge_at_a_terminal_has_a_bar(sqlite: str, terminal: Callable[..., Term
     assert session.end() == "3 expired rows removed.\n"
     assert "100%" in session.screen
     assert row_count(store) == 0
+
+
+def test_looking_at_a_file_leaves_its_mode_alone(sqlite: str, command: Command) -> None:
+    """On a network file system somebody keeps the rollback journal on purpose: WAL would be unsafe there."""
+    SessionStore(sa.create_engine(sqlite)).create_table()
+    results = [command("purge", database=sqlite), command("show", database=sqlite, typed="x")]
+    with sa.create_engine(sqlite).connect() as connection:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+
+    assert [result.exit_code for result in results] == [0, 1]
+    assert mode == "delete"
+
+
+def test_show_of_bytes_that_are_no_text_is_of_no_session(sqlite: str) -> None:
+    """One line, as for any other key that is none."""
+    SessionStore(sqlite).create_table()
+    environ = os.environ | {"SESSIONWARE_DATABASE": sqlite, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*COMMAND, "show"], input=b"\xff\n", capture_output=True, env=environ, timeout=PATIENCE)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"\n") == 1

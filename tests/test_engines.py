@@ -225,6 +225,7 @@ def test_a_database_in_memory_serves_threads(clock: Clock) -> None:
         pytest.param(f"mysql+mysqlconnector://bob:{SECRET}@host/x", "not installed", id="missing-mysql-driver"),
         pytest.param(f"postgresql+asyncpg://bob:{SECRET}@host/x", "not installed", id="asynchronous"),
         pytest.param("sqlite:///x.db?timeout=soon", "option", id="option"),
+        pytest.param(f"mysql+pymysql://bob:{SECRET}@host/x?charset=utf8", "utf8mb4", id="charset"),
         pytest.param(None, "database URL", id="none"),
         pytest.param(7, "database URL", id="number"),
         pytest.param(object(), "database URL", id="object"),

@@ -22,6 +22,7 @@ from sessionware.statement import Execute
 from sessionware.store import SessionStore
 from tests.support.apps import counting
 from tests.support.clock import Clock
+from tests.support.counting import statements
 from tests.support.databases import KILL, OTHERS, closing_connections, dialect_of
 from tests.support.driver import Call, Proceed, watching
 from tests.support.faults import Faults, driver_error
@@ -366,6 +367,74 @@ def test_a_server_that_does_not_answer_is_a_bounded_503(
         assert (reply.status, reply.set_cookies) == (503, [])
         assert browser.get("/count").text == "2"
         app.store.database.engine.dispose()
+
+
+def test_a_server_that_hangs_is_waited_for_once(
+    mariadb: str, clock: Clock, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that has not come in its time would not come to the next question either, nor to a third."""
+    monkeypatch.setattr(engine_module, "_ANSWER_SECONDS", 1)
+    with ToxicProxy(mariadb) as wire:
+        store = SessionStore(wire.url, clock=clock)
+        store.create_table()
+        works = (
+            lambda: store.load(random_digest()),
+            lambda: store.delete(random_digest()),
+            lambda: store.update(random_digest(), new_record(clock()), 1, int(clock())),
+        )
+        wire.hang()
+        for work in works:
+            with statements(store.database.engine) as calls, pytest.raises(StoreUnavailable):
+                work()
+            assert len([call for call in calls.all if call.name in ("connect", "execute")]) == 1
+        wire.heal()
+        store.database.engine.dispose()
+
+
+def test_a_connection_that_the_server_has_not_is_waited_for(any_server: str, clock: Clock) -> None:
+    """It lets no more of us in: one that another request gives back soon will do."""
+    app = _app(_for_one_connection(any_server), clock)
+    app.store.create_table()
+    refused = threading.Event()
+    replies: list[Reply] = []
+
+    def tell(call: Call, proceed: Proceed) -> Any:
+        try:
+            return proceed()
+        except Exception:
+            refused.set()
+            raise
+
+    engine = app.store.database.engine
+    app.store.database.connections.drop_all()
+    with engine.connect() as lent, watching(engine, tell):
+        thread = threading.Thread(target=lambda: replies.append(Browser(app, clock=clock).get("/count")))
+        thread.start()
+        assert refused.wait(PATIENCE)
+        lent.close()
+        thread.join(PATIENCE)
+
+    assert [reply.status for reply in replies] == [200]
+
+
+def _for_one_connection(url: str) -> str:
+    """Return *url* for a user whom the server allows one connection at a time."""
+    engine, user = create_engine(url, isolation_level="AUTOCOMMIT"), f"one_{make_url(url).database}"[:32]
+    words = {
+        "postgresql": [
+            f"CREATE ROLE {user} LOGIN PASSWORD 'x' CONNECTION LIMIT 1",
+            f"GRANT ALL ON SCHEMA public TO {user}",
+        ],
+        "mariadb": [
+            f"CREATE USER {user} IDENTIFIED BY 'x' WITH MAX_USER_CONNECTIONS 1",
+            f"GRANT ALL ON *.* TO {user}",
+        ],
+    }
+    with engine.connect() as connection:
+        for sql in words[dialect_of(url)]:
+            connection.exec_driver_sql(sql)
+    engine.dispose()
+    return make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
 
 
 def test_a_server_that_lets_nobody_in_is_a_bounded_503(

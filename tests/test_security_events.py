@@ -185,3 +185,34 @@ def test_s70_nobody_listens_nothing_is_made(sqlite: str, monkeypatch: pytest.Mon
     site = Site(sqlite, on_event=None)
 
     assert site.values(site.begin(a=1)) == {"a": 1}
+
+
+@pytest.mark.parametrize("offered", ["unknown", "malformed", "two live", "corrupt"])
+def test_s70_who_hears_of_a_cookie_may_look_at_the_session(sqlite: str, offered: str) -> None:
+    """A filter that adds the user to every record: one look, one event, and no recursion for whoever sends a cookie."""
+    heard: list[str] = []
+    request: list[Session] = []
+
+    def hook(event: SessionEvent) -> None:
+        heard.append(f"{event.kind} {request[0].get('name')}")
+
+    site = Site(sqlite, on_event=hook)
+    key, other = site.store.create({"name": "ann"}), site.store.create({"name": "bob"})
+    if offered == "corrupt":
+        site.change_row(key, data="{")
+    cookies = {
+        "unknown": f"{NAME}={'a' * 43}",
+        "malformed": f"{NAME}=short",
+        "two live": f"{NAME}={key}; {NAME}={other}",
+        "corrupt": f"{NAME}={key}",
+    }
+
+    def page(session: Session) -> None:
+        request.append(session)
+        session.get("name")
+
+    with site.counted() as calls:
+        site.visit(page, cookie=cookies[offered])
+
+    assert len(calls.statements) == (0 if offered == "malformed" else 1)
+    assert [line.split()[1] for line in heard] == ["None"]

@@ -228,6 +228,7 @@ def test_modified_can_be_set(site: Site, key: str) -> None:
 
     session = opened(site, key)
     session["a"] = 2
+    session["items"].append(2)
     session.modified = False
     session.commit()
 

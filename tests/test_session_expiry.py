@@ -386,6 +386,17 @@ def test_a_clock_set_back_takes_nothing(site: Site) -> None:
     assert site.store.exists(key)
 
 
+def test_a_clock_set_back_takes_nothing_where_each_use_extends(sqlite: str) -> None:
+    """With save_every_request too, a look in the past shortens nothing."""
+    site = Site(sqlite, save_every_request=True)
+    site.visit(lambda session: session.update(a=1))
+    before = site.store.load(digest(_key(site)))
+    site.clock.advance(-1000)
+    site.visit(lambda session: session.get("a"))
+
+    assert site.store.load(digest(_key(site))) == before
+
+
 def _key(site: Site) -> str:
     (cookie,) = site.browser.jar.stored.values()
     return cookie.value

@@ -292,3 +292,57 @@ def test_a_long_purge_goes_on_after_a_loss(networked: str, clock: Clock, monkeyp
 
     assert faults.fired is not None
     assert removed == sum(batches) == 6
+
+
+def test_a_long_purge_goes_on_after_several_losses(
+    networked: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each after some progress: a server that is restarted twice in an hour ends no purge."""
+    store = SessionStore(networked, clock=clock)
+    store.create_table()
+    put_many(store, [new_record(clock() - 9000) for _ in range(8)])
+    engine = store.database.engine
+    deletes: list[str] = []
+    monkeypatch.setattr("sessionware.database.random.uniform", lambda *_: 0)
+
+    def lose_every_second(call: Call, proceed: Proceed) -> Any:
+        if "DELETE" not in call.sql:
+            return proceed()
+        deletes.append(call.sql)
+        if len(deletes) % 2:
+            return proceed()
+        call.connection.close()
+        assert held(networked) == []
+        raise driver_error(engine, "OperationalError", 2013, "lost")
+
+    began = time.monotonic()
+    monkeypatch.setattr("sessionware.database.time.monotonic", lambda: began + 100 * len(deletes))
+    with watching(engine, lose_every_second):
+        assert store.purge(batch_size=2) == 8
+
+    assert len(deletes) == 7
+
+
+def test_a_table_that_goes_in_the_middle_does_not_take_the_number(database: str, clock: Clock) -> None:
+    """What was removed until then is told."""
+    store = SessionStore(database, clock=clock, create_table=False)
+    store.create_table()
+    put_many(store, [new_record(clock() - 9000) for _ in range(6)])
+    other = sa.create_engine(database)
+
+    assert store.purge(batch_size=2, on_batch=lambda _: store.table.drop(other, checkfirst=True)) == 2
+    other.dispose()
+
+
+def test_a_purge_in_another_schema_is_not_waited_for(postgresql: str, clock: Clock) -> None:
+    """Tenants may have a table each, of one name."""
+    stores = []
+    for tenant in ("one", "two"):
+        engine = sa.create_engine(postgresql, connect_args={"options": f"-csearch_path={tenant}"})
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {tenant}")
+        stores.append(SessionStore(engine, clock=clock))
+        stores[-1].create_table()
+        put_many(stores[-1], [new_record(clock() - 9000)])
+
+    assert stores[0].database.elected(stores[0].table.name, lambda _: stores[1].purge()) == 1

@@ -11,7 +11,7 @@ from wsgiref.util import FileWrapper
 import pytest
 import sqlalchemy as sa
 
-from sessionware import Session, SessionMiddleware
+from sessionware import ResponseStarted, Session, SessionMiddleware
 from tests.support.apps import KEY, NOWHERE, PLAIN, SHAPES, Site, answering, nothing
 from tests.support.clock import Clock
 from tests.support.wsgi import Body, call, make_environ
@@ -180,10 +180,13 @@ def test_a_hijacked_connection_may_change_its_session(sqlite: str, hijack: Any) 
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     for header in (f"{cookie.name}={cookie.value}", None):
+        environ = make_environ(cookie=header)
         try:
-            assert site.middleware(make_environ(cookie=header), _never) is HIJACKED
+            assert site.middleware(environ, _never) is HIJACKED
         except StopIteration:
             assert hijack is hijack_by_exception
+    with pytest.raises(ResponseStarted):
+        environ[KEY]["b"] = 1  # no cookie can be sent any more, and nothing is lost without a word
 
     assert site.store.read(cookie.value) == {"a": 2}
     assert site.store.count() == 1

@@ -169,16 +169,19 @@ def test_an_error_after_the_first_byte_comes_out(sqlite: str, action: Any) -> No
         Site(sqlite, app).browser.get()
 
 
-def test_what_failed_before_its_headers_stores_nothing_after_them(sqlite: str) -> None:
+@pytest.mark.parametrize("act", [lambda s: s.login("bob"), lambda s: s.get("a")], ids=["login", "look"])
+def test_what_failed_before_its_headers_stores_nothing_after_them(sqlite: str, act: Any) -> None:
     """A login whose page became an error sent no cookie: stored late, it would leave its user with a dead key."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        environ[KEY].login("bob")
+        act(environ[KEY])
         start_response(ERROR, list(PLAIN))
-        return recovered(start_response)
+        return recovered(environ[KEY], start_response)
 
-    def recovered(start_response: Any) -> Iterator[bytes]:
+    def recovered(session: Any, start_response: Any) -> Iterator[bytes]:
+        yield b""
         with_error(start_response, "200 OK")
+        session["n"] = 1
         yield b"fine"
 
     middleware = SessionMiddleware(app, sqlite)
