@@ -7,7 +7,8 @@ The way of a request, in the order of the files:
     responses    the 400 and 503 that the middleware answers itself
     headers      what a response must say to caches
     session      the lazy mapping that the application sees
-    lifecycle    what becomes of it: changed, stored, rotated, ended
+    lifecycle    what the application asks of it: changed at once, logged in, rotated, extended
+    saving       what is stored of it, merged with what others have stored, and how it ends
     finding      which session the cookies of a request name
     settings     what all sessions of one middleware share
     merge        what I changed and what the other request changed, both kept
@@ -15,7 +16,7 @@ The way of a request, in the order of the files:
     store        the verbs for people: create, list, revoke, purge
     marks        what a revocation leaves for the logins that are under way
     purge        removing expired rows in batches
-    rows         records <-> rows, one statement for each verb
+    rows         records <-> rows, one statement or transaction for each verb
     table        the table and its statements
     schema       creating it while many processes start
     database     statements and transactions run until done, and their errors made ours

@@ -27,9 +27,9 @@ from .trouble import Kind, Trouble
 T = TypeVar("T")
 V = TypeVar("V")
 
-# Asked of a change whose connection broke: what it would have returned, or AS_BEFORE if it was not made.
-Became = Callable[[], Any]
-AS_BEFORE: Any = object()
+# Asked of a change whose connection broke: what it would have returned, or NOT_MADE if it was not made.
+IfLost = Callable[[], Any]
+NOT_MADE: Any = object()
 
 # No wait is without end: neither for a lock nor for a server that comes back.
 PATIENCE_SECONDS = 5
@@ -77,7 +77,7 @@ class ConnectionLost(StoreUnavailable):
 
 def repeatable() -> Any:
     """Say of a read, or of a change that does no harm when it is made twice, that nothing became of it."""
-    return AS_BEFORE
+    return NOT_MADE
 
 
 class Database:
@@ -90,15 +90,8 @@ class Database:
 
     def __init__(self, database: str | sa.URL | sa.Engine, create_missing: Callable[[], object] | None = None) -> None:
         self.engine = database if isinstance(database, sa.Engine) else open_engine(database)
+        _check(self.engine)
         self.dialect = self.engine.dialect
-        if self.dialect.name not in SUPPORTED:
-            raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {self.dialect.name}.")
-        if self.dialect.name in ("mysql", "mariadb") and self.engine.url.query.get("charset", "utf8mb4") != "utf8mb4":
-            raise ConfigurationError(
-                "database must have charset=utf8mb4, or no charset: another one stores some users under one name."
-            )
-        if self.dialect.is_async:
-            raise ConfigurationError(f"database must have a driver for WSGI, which {self.dialect.driver} is not.")
         self.connections = Connections(self.engine, borrowed=isinstance(database, sa.Engine))
         if self.connections.shared and not in_memory(self.engine.url):
             raise ConfigurationError(
@@ -114,21 +107,21 @@ class Database:
         rows: list[Any] = self._repeat(statement.run, values, repeatable, time.monotonic() + PATIENCE_SECONDS)
         return rows
 
-    def write(self, statement: Statement, values: Mapping[str, Any], became: Became) -> int:
-        """Run one change and return how many rows it hit, or what *became* of it.
+    def write(self, statement: Statement, values: Mapping[str, Any], if_lost: IfLost) -> int:
+        """Run one change and return how many rows it hit, or what *if_lost* says became of it.
 
-        That is asked if the connection broke. On AS_BEFORE the change is made once more; see also `repeatable`.
+        That is asked if the connection broke. On NOT_MADE the change is made once more; see also `repeatable`.
         Raises DuplicateKey, ConnectionLost if that is lost as well, and StoreUnavailable.
         """
-        hit: int = self._insist(statement.run, values, became)
+        hit: int = self._insist(statement.run, values, if_lost)
         return hit
 
-    def transaction(self, work: Callable[[Execute], T], became: Became) -> T:
+    def transaction(self, work: Callable[[Execute], T], if_lost: IfLost) -> T:
         """Run *work* between BEGIN and COMMIT and return what it returned; roll back if it raises.
 
         *work* starts anew after a deadlock. Otherwise as `write`.
         """
-        return self._insist(self._within, work, became)
+        return self._insist(self._within, work, if_lost)
 
     def elected(self, name: str, work: Callable[[Callable[[Statement, Mapping[str, Any]], Any]], T]) -> T | None:
         """Run *work* if no other process is at the work called *name*; return None if one is.
@@ -186,7 +179,7 @@ class Database:
                 "`sessionware purge` past the pooler."
             )
 
-    def _insist(self, step: Callable[[Connection, V], T], value: V, became: Became) -> T:
+    def _insist(self, step: Callable[[Connection, V], T], value: V, if_lost: IfLost) -> T:
         """Run *step* with *value*, which writes, once it has its turn, and as often as its troubles allow."""
         if not _birthmark[0]:
             _in_child()  # before a look at the turn, which a thread of the parent may hold
@@ -194,12 +187,14 @@ class Database:
         if turn is not None and not turn.acquire(timeout=PATIENCE_SECONDS):
             raise StoreUnavailable("The database is busy: other writers did not come to an end.", busy=True)
         try:
-            return self._repeat(step, value, became, deadline)
+            return self._repeat(step, value, if_lost, deadline)
         finally:
             if turn is not None:
                 turn.release()
 
-    def _repeat(self, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float | None = None) -> T:
+    def _repeat(
+        self, step: Callable[[Connection, V], T], value: V, if_lost: IfLost, deadline: float | None = None
+    ) -> T:
         """Run *step* with *value* as often as its troubles allow, until *deadline*; None: our patience from the first.
 
         What has waited long for a lock is not to begin anew; a purge that has been at it for long may.
@@ -215,19 +210,19 @@ class Database:
             self._create_missing()
             trouble = Trouble(Kind.TRANSIENT, trouble.code)
             deadline = max(deadline, time.monotonic() + _LONGEST_PAUSE)  # creating it may have used up our patience
-        return self._try_again(trouble, step, value, became, deadline)
+        return self._try_again(trouble, step, value, if_lost, deadline)
 
     def _try_again(
-        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, became: Became, deadline: float
+        self, trouble: Trouble, step: Callable[[Connection, V], T], value: V, if_lost: IfLost, deadline: float
     ) -> T:
         longest = _LONGEST_PAUSE_SQLITE if self.dialect.name == "sqlite" else _LONGEST_PAUSE
         pause, lost = min(0.002, longest), False
         # What was lost late has hung for as long as an answer may take: it would again, and so would the question.
         while trouble.kind in (Kind.LOST, Kind.TRANSIENT) and time.monotonic() <= deadline:
             if trouble.kind is Kind.LOST:
-                fate: T = became()
-                if fate is not AS_BEFORE:
-                    return fate
+                answer: T = if_lost()
+                if answer is not NOT_MADE:
+                    return answer
                 if lost:
                     break  # the pool is new after a loss: a second one is the server's
                 lost = True
@@ -240,9 +235,21 @@ class Database:
                 continue
             if made or not lost:
                 return made
-            fate = became()  # a miss may have met the lost change, with which the server went on
-            return made if fate is AS_BEFORE else fate
+            answer = if_lost()  # a miss may have met the lost change, with which the server went on
+            return made if answer is NOT_MADE else answer
         raise _as_ours(trouble)
+
+
+def _check(engine: sa.Engine) -> None:
+    dialect = engine.dialect
+    if dialect.name not in SUPPORTED:
+        raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {dialect.name}.")
+    if dialect.is_async:
+        raise ConfigurationError(f"database must have a driver for WSGI, which {dialect.driver} is not.")
+    if dialect.name in ("mysql", "mariadb") and engine.url.query.get("charset", "utf8mb4") != "utf8mb4":
+        raise ConfigurationError(
+            "database must have charset=utf8mb4, or no charset: in another one several users become one."
+        )
 
 
 def _bounds(connection: Connection, dialect: sa.Dialect) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree.
 
     SessionwareError
-    ├── ConfigurationError (ValueError)   a wrong or contradictory option, at construction
+    ├── ConfigurationError (ValueError)   a wrong or contradictory option, or no middleware around the application
     ├── SessionInterrupted                another request ended or rotated this session meanwhile: 400
     ├── SessionTooLarge (ValueError)      the encoded values exceed ``max_bytes``
     ├── UnstorableValue (TypeError)       a value that JSON with type tags cannot hold
@@ -52,7 +52,7 @@ class ResponseStarted(SessionwareError):
 
 
 class StoreUnavailable(SessionwareError):
-    """The database did not do what it was asked, or did not say so.
+    """The database did not do what it was asked, or did not say whether it had.
 
     *busy* is True where it answers, but a lock or a free connection did not come within our patience.
     """
@@ -60,3 +60,7 @@ class StoreUnavailable(SessionwareError):
     def __init__(self, message: str = "The database does not answer.", *, busy: bool = False) -> None:
         self.busy = busy
         super().__init__(message)
+
+
+ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
+"""What the middleware answers itself, with 400 or 503, where the application lets it pass."""

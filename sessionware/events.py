@@ -10,7 +10,7 @@ logger = logging.getLogger("sessionware")
 EventKind = Literal[
     "created",  # a first row was stored
     "rotated",  # the session got a new key
-    "ended",  # reason: logout, revoked or expired
+    "ended",  # the reason begins with logout, login, revoked or expired
     "merged",  # two requests changed the session at once
     "unknown",  # a well-formed key that names no row
     "malformed",  # a cookie of our name that is no key

@@ -3,6 +3,12 @@
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
+from typing import TypeVar
+
+from .errors import StoreUnavailable
+
+T = TypeVar("T")
 
 KEY_LENGTH = 43
 KEY_PATTERN = rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}"
@@ -26,6 +32,20 @@ class KeyTaken(Exception):
 def new_key() -> str:
     """Return a new session key: 256 random bits from the operating system in 43 URL-safe characters."""
     return secrets.token_urlsafe(32)
+
+
+def under_free_key(session_key: str | None, place: Callable[[str], T]) -> tuple[str, T]:
+    """Call *place* with *session_key*, None: a new one, and with new ones while that raises KeyTaken.
+
+    Returns the key that was free, and what *place* returned. Raises StoreUnavailable.
+    """
+    for _ in range(ATTEMPTS):
+        key = session_key or new_key()
+        try:
+            return key, place(key)
+        except KeyTaken:
+            session_key = None
+    raise StoreUnavailable("Every new session key existed already: the random source is broken.")
 
 
 def is_key(value: str) -> bool:

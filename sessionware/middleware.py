@@ -12,20 +12,15 @@ import sqlalchemy as sa
 from . import options, responses
 from .codec import Codec
 from .cookie import SessionCookie
-from .errors import (
-    ConfigurationError,
-    SessionConflict,
-    SessionInterrupted,
-    SessionwareError,
-    StoreUnavailable,
-)
+from .errors import ANSWERED, ConfigurationError, SessionInterrupted, SessionwareError
 from .events import SessionEvent, logger
 from .exchange import Begin, Body, ClosingList, Exchange, can_be_watched, is_bare_iterator, is_complete
 from .headers import CLEAR_SITE_DATA, NO_STORE, VARY, Headers, are_plain, forbid_storing, set_cookie, vary_on_cookie
-from .lifecycle import Lifecycle, Outcome
+from .lifecycle import Lifecycle
 from .merge import OnConflict
 from .purge import Schedule
 from .record import Lifetime
+from .saving import Outcome
 from .session import ALONE, ENVIRON_KEY, OPEN, SENT, Session
 from .settings import SessionSettings
 from .store import SessionStore
@@ -35,8 +30,6 @@ if TYPE_CHECKING:
 
 _IDLE = timedelta(days=14)
 _ABSOLUTE = timedelta(days=90)
-
-_ANSWERED = (SessionInterrupted, StoreUnavailable, SessionConflict)
 
 _OUTAGE_LOG_SECONDS = 60
 
@@ -53,7 +46,7 @@ class SessionMiddleware:
     """
 
     session_class: type[Session] = Session
-    """What the application gets; the adapters of frameworks have more methods."""
+    """The class of the sessions; the adapters of frameworks set one of theirs."""
 
     def __init__(
         self,
@@ -136,7 +129,7 @@ class SessionMiddleware:
         except StopIteration:
             session.commit_late()  # so applications tell gunicorn that they have hijacked the connection
             raise
-        except _ANSWERED as error:
+        except ANSWERED as error:
             _close(body)
             if exchange.decided:
                 raise
@@ -263,7 +256,7 @@ class SessionMiddleware:
             first = list(islice(body, 1))
             if exchange.started:
                 exchange.send_headers()
-        except _ANSWERED as error:
+        except ANSWERED as error:
             if exchange.decided:
                 raise
             return iter(self._answer(error, session, environ, exchange.server_start))
@@ -316,6 +309,7 @@ def _lifetime(
 ) -> Lifetime:
     idle_seconds = options.seconds("idle_timeout", idle)
     limit = None if absolute is None else options.seconds("absolute_timeout", absolute)
+    # The default gives way to a shorter absolute timeout; one that was passed does not.
     if limit is not None and idle_seconds > limit and idle is not _IDLE:
         raise ConfigurationError("idle_timeout must not exceed absolute_timeout; raise that, or set it to None.")
     first = None if unconfirmed is None else options.seconds("unconfirmed_timeout", unconfirmed)

@@ -1,4 +1,6 @@
-"""Records to rows and back, by their digests: one statement for each verb, and what became of it if a connection broke.
+"""Records to rows and back, by their digests: one statement, or one transaction, for each verb.
+
+What became of it if a connection broke is asked here, since only the rows can tell.
 
 The verbs that sessions use. They take ``now`` and read no clock.
 """
@@ -9,7 +11,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from . import keys
-from .database import AS_BEFORE, ConnectionLost, Database, DuplicateKey, repeatable
+from .database import NOT_MADE, ConnectionLost, Database, DuplicateKey, repeatable
 from .engine import in_memory
 from .errors import StoreUnavailable
 from .record import FOREVER, Lifetime, Record, tombstone
@@ -48,15 +50,15 @@ class Rows:
     def insert(self, digest: bytes, record: Record) -> bool:
         """Store *record* as a new row; return False, with nothing changed, if *digest* is taken already."""
 
-        def became() -> bool:
+        def if_lost() -> bool:
             found = self.load(digest)
-            return AS_BEFORE if found is None else found.revision == record.revision
+            return NOT_MADE if found is None else found.revision == record.revision
 
         try:
-            inserted = self.database.write(self._sql.insert, row_of(digest, record), became)
+            inserted = self.database.write(self._sql.insert, row_of(digest, record), if_lost)
         except DuplicateKey:
-            inserted = became()
-        if inserted is AS_BEFORE:
+            inserted = if_lost()
+        if inserted is NOT_MADE:
             raise StoreUnavailable("The database refused a new row: a constraint of the table forbids it.")
         self._seen = True
         return bool(inserted)
@@ -78,7 +80,7 @@ class Rows:
             values = values_over(digest, record, base, now)
         else:
             statement, values = self._sql.update, row_over(digest, digest, record, base, now)
-        hit: int | None = self.database.write(statement, values, partial(self._became, digest, record, base))
+        hit: int | None = self.database.write(statement, values, partial(self._was_made, digest, record, base))
         return None if hit is None else hit == 1
 
     def rotate(self, digest: bytes, new_digest: bytes, record: Record, base: int, now: int) -> bool | None:
@@ -88,8 +90,8 @@ class Rows:
         KeyTaken, with nothing changed, if there is a row under *new_digest*, and StoreUnavailable.
         """
 
-        def became() -> bool | None:
-            here = self._became(digest, record, base)
+        def if_lost() -> bool | None:
+            here = self._was_made(digest, record, base)
             moved = self.load(new_digest)  # asked last: in the other order it may be made between the two questions
             return (moved is not None and moved.revision == record.revision) or here
 
@@ -97,7 +99,7 @@ class Rows:
             return self._move(run, digest, new_digest, record, base, now)
 
         try:
-            return self.database.transaction(move, became)
+            return self.database.transaction(move, if_lost)
         except DuplicateKey:
             raise keys.KeyTaken from None
 
@@ -129,15 +131,15 @@ class Rows:
                 return self._move(run, digest, new_digest, draft, before, now)
             return bool(run(self._sql.update, row_over(digest, digest, draft, before, now)))
 
-        def became() -> bool | None:
+        def if_lost() -> bool | None:
             here, there = self.load(digest), None if new_digest is None else self.load(new_digest)
             revisions = {found.revision for found in (here, there) if found is not None}
             if draft is not None and draft.revision in revisions:
                 return True
-            return AS_BEFORE if draft is None or before in revisions else None
+            return NOT_MADE if draft is None or before in revisions else None
 
         try:
-            made = self.database.transaction(work, became)
+            made = self.database.transaction(work, if_lost)
         except DuplicateKey:
             raise keys.KeyTaken from None
         if made is None or draft is None:
@@ -198,9 +200,9 @@ class Rows:
             record is not None and record.revision == revision for record in (found, *map(self._sql.as_record, moved))
         )
 
-    def _became(self, digest: bytes, mine: Record, base: int) -> bool | None:
+    def _was_made(self, digest: bytes, mine: Record, base: int) -> bool | None:
         """Return whether *mine* was stored over the revision *base*; None: nobody can tell any more."""
         found = self.load(digest)
         if found is None or found.is_tombstone():
             return False
-        return AS_BEFORE if found.revision == base else found.revision == mine.revision or None
+        return NOT_MADE if found.revision == base else found.revision == mine.revision or None

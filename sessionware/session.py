@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import keys
 from .errors import ConfigurationError, ResponseStarted, SessionwareError
-from .lifecycle import Lifecycle, Outcome
+from .lifecycle import Lifecycle
 from .record import LAST_MOMENT, as_datetime
+from .saving import Outcome
 from .settings import SessionSettings
 
 T = TypeVar("T")

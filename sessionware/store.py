@@ -108,15 +108,14 @@ class SessionStore(Rows):
 
     def insert_new(self, record: Record, session_key: str | None = None) -> tuple[str, bytes]:
         """Store *record* under a new key, *session_key* if that is free; return key and digest. A taken key is left."""
-        for _ in range(keys.ATTEMPTS):
-            session_key = session_key or keys.new_key()
-            digest = keys.digest(session_key)
-            if self.insert(digest, record):
-                return session_key, digest
-            session_key = None
-        raise StoreUnavailable(
-            f"{keys.ATTEMPTS} new session keys in a row existed already: the random source is broken."
-        )
+
+        def place(key: str) -> bytes:
+            digest = keys.digest(key)
+            if not self.insert(digest, record):
+                raise keys.KeyTaken
+            return digest
+
+        return keys.under_free_key(session_key, place)
 
     def sessions_of(self, user_id: str | int) -> list[SessionInfo]:
         """Return the live sessions of *user_id*, the last used first. Raises StoreUnavailable."""

@@ -1,6 +1,6 @@
 """The sessions table, and every statement that is ever run on it.
 
-No statement inserts or updates, whichever it may be: an upsert would bring ended sessions back to life.
+There is no upsert: it would bring ended sessions back to life.
 """
 
 import re

@@ -84,7 +84,7 @@ def test_foreign_packages_have_their_doors(module: str) -> None:
     assert not foreign & {"pickle", "marshal", "shelve", "yaml"}
 
 
-@pytest.mark.parametrize("module", ["session", "lifecycle"])
+@pytest.mark.parametrize("module", ["session", "lifecycle", "saving"])
 def test_a_session_knows_no_store(module: str) -> None:
     """They exchange records."""
     assert not {".store", ".rows", ".database", ".table", "sqlalchemy", "webob"} & set(imports(module))

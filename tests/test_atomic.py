@@ -19,7 +19,7 @@ from sessionware import (
     UnstorableValue,
     get_session,
 )
-from sessionware.lifecycle import Outcome
+from sessionware.saving import Outcome
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.crowd import SIZE, all_at_once, crowd
@@ -269,7 +269,7 @@ def test_a_rotation_that_was_given_up_for_lost_and_was_not_sends_its_key(
     database: str, locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the session stands under a key that nobody has."""
-    monkeypatch.setattr("sessionware.lifecycle._FREE_ATTEMPTS", 0 if locked else 4)
+    monkeypatch.setattr("sessionware.saving.FREE_ATTEMPTS", 0 if locked else 4)
     middleware = middleware_on(database)
     key = middleware.store.create({"count": 0})
     visit = Visit(middleware, key)

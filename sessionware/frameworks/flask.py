@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flask import Flask, Request, Response, current_app, request
 from flask.sessions import SessionInterface, SessionMixin
 
-from .. import Session, SessionConflict, SessionInterrupted, SessionMiddleware, SessionwareError, StoreUnavailable
+from .. import Session, SessionInterrupted, SessionMiddleware, SessionwareError
+from ..errors import ANSWERED
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -27,7 +28,7 @@ def use_sessions(app: Flask, database: Any, **options: Any) -> SessionMiddleware
     middleware.session_class = FlaskSession
     app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's documented way to add a middleware
     app.session_interface = MiddlewareSessions(middleware)
-    for error in (SessionInterrupted, StoreUnavailable, SessionConflict):
+    for error in ANSWERED:
         app.register_error_handler(error, _left_to_middleware)
     return middleware
 
