@@ -338,27 +338,25 @@ class Session(MutableMapping[str, Any]):
             return
         if life.admitted_at is not None:
             life.confirm_admission()
-        if not self._store_changes(life):
-            if life.record is not None:
-                if extend or self._settings.lifetime.is_unconfirmed(life.record):
-                    life.touch()
-            elif life.values and life.is_shut():
-                life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
+        dirty = self._modified or self._handed_out
+        if (dirty or life.next_key is not None) and self._store_changes(life, dirty=dirty):
+            pass  # and so extended
+        elif life.record is not None:
+            if extend or self._settings.lifetime.is_unconfirmed(life.record):
+                life.touch()
+        elif life.values and life.is_shut():
+            life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
         if life.cookie_owed and not life.cookie_due:
             life.send_owed_cookie()
         self._modified = False  # but what was handed out may change again while the body is sent
 
-    def _store_changes(self, life: Lifecycle) -> bool:
-        dirty = self._modified or self._handed_out
-        if not dirty and life.next_key is None:
-            return False
+    def _store_changes(self, life: Lifecycle, *, dirty: bool) -> bool:
         with life.alone():
             text = life.pending(dirty=dirty)
-            if text is None:
-                return False
-            save = life.save_aside if self.stage != OPEN else life.save
-            save(text)
-        return True
+            if text is not None:
+                save = life.save_aside if self.stage != OPEN else life.save
+                save(text)
+        return text is not None
 
     def start_over(self) -> None:
         """Forget what the request has done so far; what it has stored already stays. For adapters of frameworks."""
