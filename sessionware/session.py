@@ -234,7 +234,10 @@ class Session(MutableMapping[str, Any]):
             return life.atomic(change, newest=newest)
 
     def flush(self) -> None:
-        """End the session at once and for good; the cookie is cleared, and what follows is a new session."""
+        """End the session at once and for good; the cookie is cleared, and what follows is a new session.
+
+        Raises StoreUnavailable: the cookie is cleared all the same, and the row lives on.
+        """
         self.accessed = True
         self._modified, self._handed_out = True, False
         life = self._opened()

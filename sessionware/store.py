@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from . import keys, options
 from .codec import Codec, TaggedJSON, Undecodable
 from .database import TableMissing, repeatable
-from .errors import StoreUnavailable
+from .errors import ConfigurationError, StoreUnavailable
 from .events import Events, SessionEvent
 from .marks import Marks
 from .purge import MOST_A_BATCH, Run, remove_expired
@@ -71,6 +71,10 @@ class SessionStore(Rows):
         super().__init__(database, table_name, create_missing=create_table)
         self.codec: Codec = TaggedJSON() if codec is None else codec
         options.codec("codec", self.codec)
+        if self.codec.format == TaggedJSON.format and not isinstance(self.codec, TaggedJSON):
+            raise ConfigurationError(
+                "codec: format 1 is that of TaggedJSON; one of your own takes from 2 to 32767."
+            )
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock

@@ -23,6 +23,14 @@ from tests.support.apps import NOWHERE, as_list, nothing
 APP = as_list(nothing)
 
 
+class Foreign:
+    """A codec of another kind that takes the number of ours."""
+
+    format = 1
+    encode = staticmethod(repr)
+    decode = staticmethod(dict)
+
+
 def numbered(number: Any) -> Any:
     """Return a codec of this format."""
     codec = TaggedJSON()
@@ -56,7 +64,7 @@ def store(**options: Any) -> SessionStore:
             for value in (dict, lambda: None, lambda: True, lambda: float("nan"), lambda x: x, datetime.now)
         ],
         *[("environ_key", value) for value in (None, "", 7, b"key", "HTTP_COOKIE", "PATH_INFO", "wsgi.input")],
-        *[("codec", value) for value in ("json", TaggedJSON, object(), 1)],
+        *[("codec", value) for value in ("json", TaggedJSON, object(), 1, Foreign())],
         *[("codec", numbered(number)) for number in (-1, 40_000, 20_260_101, 1.0, True, None)],
         *[("database", value) for value in (None, "", "nonsense", 7, "oracle://x/y", object(), APP)],
     ],
@@ -178,7 +186,7 @@ def test_making_it_connects_to_nothing_and_starts_nothing(tmp_path: Path) -> Non
 
 
 def test_a_store_that_was_passed_is_used(sqlite: str) -> None:
-    """With its own hook for events; the middleware's is called besides for what requests do."""
+    """With its own hook for events; the middleware's is called in its place for what requests do."""
     of_store: list[SessionEvent] = []
     of_middleware: list[SessionEvent] = []
     shared = SessionStore(sqlite, "shop_session", on_event=of_store.append)
@@ -189,7 +197,9 @@ def test_a_store_that_was_passed_is_used(sqlite: str) -> None:
 
     assert middleware.store is shared
     assert shared.count() == 1
-    assert [event.kind for event in of_middleware] == ["created"]
+    assert ([event.kind for event in of_middleware], of_store) == (["created"], [])
+    shared.revoke_all()
+    assert [event.kind for event in of_store] == ["ended"]
 
 
 def test_the_clock_of_a_store_that_was_passed_is_that_of_its_middleware() -> None:
