@@ -150,14 +150,13 @@ class Saving(Finding):
         have got a newer one. So the use is not noted either, or the next one, which can have the cookie sent,
         would not be due. A new expiry is noted; whether the cookie can tell of it is asked in the end.
         """
-        stored, due = self.record, self.cookie_due
-        keeps_key = stored is not None and self.next_key is None
-        self._aside = keeps_key and stored is not None and self.expiry == stored.expiry
+        stored, due = self.record if self.next_key is None else None, self.cookie_due
+        self._aside = stored is not None and self.expiry == stored.expiry
         try:
             self.save(text)
         finally:
             self._aside = False
-        if keeps_key and self.cookie_due and not due:
+        if stored is not None and self.cookie_due and not due:
             self.cookie_due, self.cookie_owed = False, True
 
     def send_owed_cookie(self) -> None:

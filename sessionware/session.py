@@ -256,7 +256,9 @@ class Session(MutableMapping[str, Any]):
         """
         self._before_headers()
         self._values()
-        self._opened().cycle_key()
+        life = self._opened()
+        with life.alone():
+            life.cycle_key()
         self._modified = True
 
     def login(self, user_id: str | int) -> None:
@@ -268,7 +270,9 @@ class Session(MutableMapping[str, Any]):
         user = keys.checked_user_id(user_id)
         self._before_headers()
         self._values()
-        self._opened().login(user)
+        life = self._opened()
+        with life.alone():
+            life.login(user)
         self._modified = True
 
     # When it ends

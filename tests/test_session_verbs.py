@@ -244,17 +244,6 @@ def test_flush_ends_it_at_once(site: Site, key: str) -> None:
     assert opened(site, session.session_key) == {"b": 2}
 
 
-def test_logout_can_have_the_browser_forget_everything(site: Site) -> None:
-    """S21: cache, cookies and storage of the whole site, on request."""
-    site.visit(lambda session: session.update(a=1))
-    plain = site.visit(lambda session: session.flush())
-    site.visit(lambda session: session.update(a=1))
-    thorough = site.visit(lambda session: session.logout(clear_site_data=True))
-
-    assert plain.header("Clear-Site-Data") is None
-    assert thorough.header("Clear-Site-Data") == '"cache", "cookies", "storage"'
-
-
 def test_atomic_changes_the_newest_values(site: Site, key: str) -> None:
     """Not those this request has loaded; what it changes besides is kept for the end."""
     session = opened(site, key)
