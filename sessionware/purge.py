@@ -16,7 +16,7 @@ MOST_A_BATCH = 10_000
 
 # What is purged lies anywhere in the table: a thousand rows are two thousand pages. On SQLite nobody else writes
 # for the 20 ms that they take, and the disk is busy for 30 ms more. So a batch is deleted in parts.
-_MOST_AT_ONCE = 100
+_MOST_AT_ONCE = 50
 
 _LONGEST_REST = 0.05  # seconds: most of what took longer was spent on waiting for others
 

@@ -246,7 +246,7 @@ def test_a_batch_goes_in_parts_that_nobody_waits_for_long(store: SessionStore, c
     with statements(store.database.engine) as calls:
         assert store.purge(on_batch=removed.append) == 250
 
-    assert [verb for verb in calls.verbs if verb != "SELECT"] == part * 3
+    assert [verb for verb in calls.verbs if verb != "SELECT"] == part * 5
     assert removed == [250]
 
 
