@@ -72,9 +72,7 @@ class SessionStore(Rows):
         self.codec: Codec = TaggedJSON() if codec is None else codec
         options.codec("codec", self.codec)
         if self.codec.format == TaggedJSON.format and not isinstance(self.codec, TaggedJSON):
-            raise ConfigurationError(
-                "codec: format 1 is that of TaggedJSON; one of your own takes from 2 to 32767."
-            )
+            raise ConfigurationError("codec: format 1 is that of TaggedJSON; one of your own takes from 2 to 32767.")
         self.lifetime = lifetime or Lifetime()
         self.events = Events(on_event, clock)
         self.clock = clock

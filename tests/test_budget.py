@@ -71,6 +71,12 @@ def log_out(session: Any) -> None:
     session.logout()
 
 
+def save_early(session: Any) -> None:
+    """A new session that is stored before the page is done."""
+    session["n"] = 1
+    session.save()
+
+
 def clear(session: Any) -> None:
     session.clear()
 
@@ -87,7 +93,7 @@ PAGES: dict[str, Page] = {
     f"/{page.__name__}": page
     for page in (
         *(touch_nothing, read, read_nested, change, change_nested, change_unread, change_nothing),
-        *(start, log_in, log_out, clear, cycle, look_at_key),
+        *(start, save_early, log_in, log_out, clear, cycle, look_at_key),
     )
 }
 
@@ -218,6 +224,9 @@ def test_requests_cost_with_save_every_request(database: str, clock: Clock) -> N
         return browser.get(path)
 
     assert {path: _cost(app, lambda path=path: visit(path)) for path in expected} == expected
+    with statements(app.store.database.engine) as calls:
+        call(app, "/save_early")
+    assert calls.verbs == ["INSERT"]
 
 
 def test_with_save_every_request_a_visitor_without_a_session_costs_nothing(any_engine: str, clock: Clock) -> None:

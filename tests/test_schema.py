@@ -287,6 +287,17 @@ def test_a_table_that_vanishes_is_not_made_again(database: str) -> None:
     assert browser.get("/").text == "2"
 
 
+def test_a_table_that_was_only_written_to_is_not_made_again_either(sqlite: str) -> None:
+    """A process that has begun sessions and read none knows that it was there."""
+    store = SessionStore(sqlite)
+    store.create({})
+    with store.database.engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {TABLE_NAME}")
+
+    with pytest.raises(StoreUnavailable):
+        store.create({})
+
+
 def test_a_table_that_cannot_be_made_is_a_fault_of_the_database(sqlite: str) -> None:
     """A database that may only be read: 503 with a log line, no crash."""
     SessionStore(sqlite, "other").create_table()
