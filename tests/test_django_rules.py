@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sessionware import Session, UnstorableValue
-from tests.support.apps import KEY, NOWHERE, PLAIN, SHAPES, Action, Site, nothing
+from tests.support.apps import KEY, NOWHERE, PLAIN, SHAPES, Action, ValidatedSite, nothing
 from tests.support.counting import statements
 from tests.support.wsgi import Reply
 
@@ -23,9 +23,9 @@ def shape(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(params=MODES, ids=lambda mode: f"{mode[0]}-bare" if mode[1] else mode[0])
-def site(request: pytest.FixtureRequest, sqlite: str) -> Site:
+def site(request: pytest.FixtureRequest, sqlite: str) -> ValidatedSite:
     name, bare = request.param
-    return Site(sqlite, shape=SHAPES[name], bare=bare)
+    return ValidatedSite(sqlite, shape=SHAPES[name], bare=bare)
 
 
 def write(session: Session) -> None:
@@ -59,14 +59,14 @@ def test_S1_an_application_that_takes_the_session_away_is_in_charge(sqlite: str,
         start_response("200 OK", list(PLAIN))
         return [b"done"]
 
-    site = Site(sqlite, replacing)
+    site = ValidatedSite(sqlite, replacing)
 
     assert site.browser.get(path).headers == PLAIN
     assert site.store.count() == 0
 
 
 @pytest.mark.parametrize("status", ["200 OK", *ERRORS])
-def test_S2_an_ended_session_clears_the_cookie(site: Site, status: str) -> None:
+def test_S2_an_ended_session_clears_the_cookie(site: ValidatedSite, status: str) -> None:
     """S2: whatever the status is: the row is gone already."""
     site.visit(write)
     reply = site.visit(lambda session: session.flush(), status)
@@ -77,7 +77,7 @@ def test_S2_an_ended_session_clears_the_cookie(site: Site, status: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["x" * 43, "", "abc"], ids=["unknown", "empty", "short"])
-def test_S2_a_cookie_that_names_nothing_is_cleared_when_it_is_looked_at(site: Site, key: str) -> None:
+def test_S2_a_cookie_that_names_nothing_is_cleared_when_it_is_looked_at(site: ValidatedSite, key: str) -> None:
     """S2: Django clears a malformed one also unseen; here an untouched request is never touched."""
     cookie = f"__Host-sessionid={key}"
 
@@ -86,7 +86,7 @@ def test_S2_a_cookie_that_names_nothing_is_cleared_when_it_is_looked_at(site: Si
 
 
 @pytest.mark.parametrize("status", ["200 OK", *ERRORS])
-def test_S3_reading_varies(site: Site, status: str) -> None:
+def test_S3_reading_varies(site: ValidatedSite, status: str) -> None:
     """S3: with and without a session, and also on an error page; nothing else is said."""
     varied = [*PLAIN, ("Vary", "Cookie")]
 
@@ -95,7 +95,7 @@ def test_S3_reading_varies(site: Site, status: str) -> None:
     assert site.visit(read, status).headers == varied
 
 
-def test_S3_not_reading_does_not_vary(site: Site) -> None:
+def test_S3_not_reading_does_not_vary(site: ValidatedSite) -> None:
     """S3: a page that everybody shares stays shared."""
     assert site.visit(nothing).headers == PLAIN
     site.visit(write)
@@ -103,7 +103,7 @@ def test_S3_not_reading_does_not_vary(site: Site) -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found", "404 Not Found", "499 Odd"])
-def test_S4b_a_change_is_stored_and_the_cookie_sent(site: Site, status: str) -> None:
+def test_S4b_a_change_is_stored_and_the_cookie_sent(site: ValidatedSite, status: str) -> None:
     """S4b: also with a redirect and with an error of the client; the cookie comes again with each change."""
     first, second = site.visit(write, status), site.visit(rewrite, status)
 
@@ -115,7 +115,7 @@ def test_S4b_a_change_is_stored_and_the_cookie_sent(site: Site, status: str) -> 
 
 
 @pytest.mark.parametrize("status", ERRORS)
-def test_S4c_an_error_stores_nothing(site: Site, status: str) -> None:
+def test_S4c_an_error_stores_nothing(site: ValidatedSite, status: str) -> None:
     """S4c: half a request is no request; it varies nevertheless."""
     first = site.visit(write, status)
 
@@ -134,7 +134,7 @@ def test_S4c_an_error_stores_nothing(site: Site, status: str) -> None:
         pytest.param(lambda session: (session.atomic(lambda v: v.update(a=2)), session.update(b=3)), id="atomic"),
     ],
 )
-def test_S4c_what_was_already_done_stays_done(site: Site, action: Action) -> None:
+def test_S4c_what_was_already_done_stays_done(site: ValidatedSite, action: Action) -> None:
     """S4c: the application asked for it itself, before it failed; the cookie of a new session says so."""
     assert sets(site.visit(action, ERRORS[0]))
     assert site.look(dict) == {"a": 2}
@@ -142,7 +142,7 @@ def test_S4c_what_was_already_done_stays_done(site: Site, action: Action) -> Non
 
 
 @pytest.mark.parametrize("action", [lambda s: s.cycle_key(), lambda s: s.login("ann")], ids=["cycle_key", "login"])
-def test_S4c_a_new_key_waits_for_success(site: Site, action: Action) -> None:
+def test_S4c_a_new_key_waits_for_success(site: ValidatedSite, action: Action) -> None:
     """S4c: Django has rotated by then; here a failed request changes nothing, and the old key lives on."""
     site.visit(write)
 
@@ -150,7 +150,7 @@ def test_S4c_a_new_key_waits_for_success(site: Site, action: Action) -> None:
     assert site.look(lambda session: (session["a"], session.user_id)) == (1, None)
 
 
-def test_S4d_a_session_ended_meanwhile_is_400(site: Site) -> None:
+def test_S4d_a_session_ended_meanwhile_is_400(site: ValidatedSite) -> None:
     """S4d: the response is thrown away; unlike Django's, this 400 clears the useless cookie."""
 
     def write_after_logout(session: Session) -> None:
@@ -164,11 +164,11 @@ def test_S4d_a_session_ended_meanwhile_is_400(site: Site) -> None:
     assert site.store.count() == 0
 
 
-def test_S4d_a_session_rotated_meanwhile_is_400_and_sets_no_cookie(site: Site) -> None:
+def test_S4d_a_session_rotated_meanwhile_is_400_and_sets_no_cookie(site: ValidatedSite) -> None:
     """S4d: the browser has a newer cookie by then, or will have; it must not lose it."""
     site.visit(write)
     old = site.browser.jar.header_for(site.browser.url, site.clock())
-    other = Site(str(site.middleware.store.database.engine.url), clock=site.clock)
+    other = ValidatedSite(str(site.middleware.store.database.engine.url), clock=site.clock)
 
     def write_after_rotation(session: Session) -> None:
         session["a"] = 2
@@ -180,7 +180,7 @@ def test_S4d_a_session_rotated_meanwhile_is_400_and_sets_no_cookie(site: Site) -
     assert site.store.count() == 1
 
 
-def test_S4d_reading_with_an_outdated_key_sets_no_cookie(site: Site) -> None:
+def test_S4d_reading_with_an_outdated_key_sets_no_cookie(site: ValidatedSite) -> None:
     """S4d: it reads as empty; a clearing cookie could meet the new one in the browser and take it away."""
     site.visit(write)
     old = site.browser.jar.header_for(site.browser.url, site.clock())
@@ -192,7 +192,7 @@ def test_S4d_reading_with_an_outdated_key_sets_no_cookie(site: Site) -> None:
     assert site.look(read) == 1
 
 
-def test_S4e_what_cannot_be_stored_is_an_error_of_the_application(site: Site) -> None:
+def test_S4e_what_cannot_be_stored_is_an_error_of_the_application(site: ValidatedSite) -> None:
     """S4e: it comes out of the middleware as it is, before any byte has left."""
     with pytest.raises(UnstorableValue, match="'a'"):
         site.visit(lambda session: session.update(a=object()))
@@ -200,7 +200,7 @@ def test_S4e_what_cannot_be_stored_is_an_error_of_the_application(site: Site) ->
     assert site.store.count() == 0
 
 
-def test_S6_an_exception_stores_nothing(site: Site) -> None:
+def test_S6_an_exception_stores_nothing(site: ValidatedSite) -> None:
     """S6: it passes through; what the request had changed so far is dropped."""
     site.visit(write)
 
@@ -215,7 +215,7 @@ def test_S6_an_exception_stores_nothing(site: Site) -> None:
     assert site.look(dict) == {"a": 1}
 
 
-def test_S8_reading_stores_nothing_and_sets_no_cookie(site: Site) -> None:
+def test_S8_reading_stores_nothing_and_sets_no_cookie(site: ValidatedSite) -> None:
     """S8: until enough of the idle timeout has passed for the use to be worth a write."""
     site.visit(write)
     site.clock.advance(3600)
@@ -225,7 +225,7 @@ def test_S8_reading_stores_nothing_and_sets_no_cookie(site: Site) -> None:
 
 def test_S9_save_every_request_creates_nothing(sqlite: str, shape: Any) -> None:
     """S9: there is nothing to extend, and a bot must not cost a row."""
-    site = Site(sqlite, shape=shape, save_every_request=True)
+    site = ValidatedSite(sqlite, shape=shape, save_every_request=True)
     plain, unknown = site.visit(nothing), site.visit(nothing, cookie=UNKNOWN)
 
     assert plain.headers == unknown.headers == PLAIN
@@ -235,7 +235,7 @@ def test_S9_save_every_request_creates_nothing(sqlite: str, shape: Any) -> None:
 @pytest.mark.parametrize("action", [nothing, read], ids=["untouched", "read"])
 def test_S9_save_every_request_extends_and_sends_the_cookie(sqlite: str, shape: Any, action: Action) -> None:
     """S4, S9: every request with a live session, also one that does not look at it."""
-    site = Site(sqlite, shape=shape, save_every_request=True)
+    site = ValidatedSite(sqlite, shape=shape, save_every_request=True)
     site.visit(write)
     site.clock.advance(10)
     reply = site.visit(action)
@@ -245,7 +245,7 @@ def test_S9_save_every_request_extends_and_sends_the_cookie(sqlite: str, shape: 
     assert site.look(lambda session: session.get_expiry_date() - session.created_at).total_seconds() == 1209610
 
 
-def test_S10_an_emptied_session_stays(site: Site) -> None:
+def test_S10_an_emptied_session_stays(site: ValidatedSite) -> None:
     """S10: the key is kept, so it is stored as empty."""
     site.visit(write)
 
@@ -253,14 +253,14 @@ def test_S10_an_emptied_session_stays(site: Site) -> None:
     assert (site.store.count(), site.look(lambda session: (len(session), session.is_empty()))) == (1, (0, False))
 
 
-def test_S10_set_and_deleted_again_is_no_session(site: Site) -> None:
+def test_S10_set_and_deleted_again_is_no_session(site: ValidatedSite) -> None:
     """S10: no row, no cookie, only Vary."""
     reply = site.visit(lambda session: (session.update(a=1), session.pop("a")))
 
     assert (reply.headers, site.store.count()) == ([*PLAIN, ("Vary", "Cookie")], 0)
 
 
-def test_S11_what_follows_a_flush_is_a_new_session(site: Site) -> None:
+def test_S11_what_follows_a_flush_is_a_new_session(site: ValidatedSite) -> None:
     """S11: one cookie, the new one, and the old session is gone."""
     first = site.visit(write)
     second = site.visit(lambda session: (session.flush(), session.update(b=2)))
@@ -270,7 +270,7 @@ def test_S11_what_follows_a_flush_is_a_new_session(site: Site) -> None:
     assert (site.look(dict), site.store.count()) == ({"b": 2}, 1)
 
 
-def test_S11_flushing_twice_is_safe(site: Site) -> None:
+def test_S11_flushing_twice_is_safe(site: ValidatedSite) -> None:
     """S11: also without a session, where no cookie has to be cleared."""
     twice: Action = lambda session: (session.flush(), session.flush())  # noqa: E731
     site.visit(write)
@@ -281,7 +281,7 @@ def test_S11_flushing_twice_is_safe(site: Site) -> None:
 
 def test_browser_length_cookies_have_no_age(sqlite: str, shape: Any) -> None:
     """S4a: as an option, or as this session wishes."""
-    usual, short = (Site(sqlite, shape=shape, expire_at_browser_close=value) for value in (False, True))
+    usual, short = (ValidatedSite(sqlite, shape=shape, expire_at_browser_close=value) for value in (False, True))
 
     assert "Max-Age=1209600" in usual.visit(write).set_cookies[0]
     assert "Max-Age" not in usual.visit(lambda session: session.set_expiry(0)).set_cookies[0]
@@ -301,7 +301,7 @@ def test_browser_length_cookies_have_no_age(sqlite: str, shape: Any) -> None:
         pytest.param(lambda session: session.flush(), ["DELETE"], id="flush"),
     ],
 )
-def test_statements_of_a_request(site: Site, action: Action, verbs: list[str]) -> None:
+def test_statements_of_a_request(site: ValidatedSite, action: Action, verbs: list[str]) -> None:
     """No statement is spent on what did not change, in any shape of application."""
     site.visit(write)
     with statements(site.store.database.engine) as calls:
@@ -312,7 +312,7 @@ def test_statements_of_a_request(site: Site, action: Action, verbs: list[str]) -
 
 def test_a_page_without_a_session_needs_no_database(shape: Any) -> None:
     """Untouched means untouched: the database may be anywhere."""
-    site = Site(NOWHERE, shape=shape)
+    site = ValidatedSite(NOWHERE, shape=shape)
 
     assert site.visit(nothing, cookie=UNKNOWN).headers == PLAIN
     assert site.visit(nothing).status == 200

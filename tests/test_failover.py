@@ -15,7 +15,7 @@ from sessionware import Session, SessionStore
 from tests.history import History
 from tests.racing import CLIENTS, Client, read_all
 from tests.racing_app import settings
-from tests.support.apps import Site
+from tests.support.apps import ValidatedSite
 from tests.support.databases import closing_connections
 from tests.support.gunicorn import Gunicorn
 from tests.support.isolation import Address
@@ -171,7 +171,7 @@ def test_connections_to_a_server_that_takes_no_writes_are_thrown_away(pair: Pair
     """The address led to the standby and leads to the primary again: who has read from the one writes to the other."""
     primary, standby = (server.url(database=DATABASE) for server in (pair.primary, pair.standby))
     with Proxy(primary) as address:
-        site = Site(address.url, purge_interval=None)
+        site = ValidatedSite(address.url, purge_interval=None)
         site.visit(count)
         pair.catch_up()
         address.lead_to(standby)

@@ -14,7 +14,7 @@ from sessionware import Session, SessionEvent, SessionInterrupted, StoreUnavaila
 from sessionware.record import TOMBSTONE_SECONDS
 from tests.support.driver import Call, Proceed, watching
 from tests.support.faults import driver_error, every_call
-from tests.support.site import NAME, Site, Visit, ignore, look
+from tests.support.site import NAME, Site, Visited, ignore, look
 
 IDLE, ABSOLUTE = 1000, 5000
 
@@ -37,7 +37,7 @@ def timed(database: str, **options: Any) -> Site:
     return Site(database, **{"idle_timeout": IDLE, "absolute_timeout": ABSOLUTE, **options})
 
 
-def during(site: Site, key: str, before: Act, meanwhile: Callable[[], Any], after: Act) -> Visit:
+def during(site: Site, key: str, before: Act, meanwhile: Callable[[], Any], after: Act) -> Visited:
     """Serve a request that loads its session, then *meanwhile* happens, then it goes on to its end."""
 
     def page(session: Session) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sessionware import Session, TaggedJSON, Undecodable, UnstorableValue
-from tests.support.apps import NOWHERE, Site, opened
+from tests.support.apps import NOWHERE, ValidatedSite, opened
 from tests.support.clock import START
 from tests.support.counting import statements
 
@@ -21,12 +21,12 @@ READ, WRITE, DELETE = "SELECT", "UPDATE", "DELETE"
 
 
 @pytest.fixture
-def site(sqlite: str) -> Site:
-    return Site(sqlite)
+def site(sqlite: str) -> ValidatedSite:
+    return ValidatedSite(sqlite)
 
 
 @pytest.fixture
-def key(site: Site) -> str:
+def key(site: ValidatedSite) -> str:
     """The key of a stored session."""
     return site.store.create({"a": 1, "items": [1]})
 
@@ -99,7 +99,9 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("action", "accessed", "modified", "sql"), OPERATIONS)
-def test_what_counts(site: Site, key: str, action: Any, accessed: bool, modified: bool, sql: list[str]) -> None:
+def test_what_counts(
+    site: ValidatedSite, key: str, action: Any, accessed: bool, modified: bool, sql: list[str]
+) -> None:
     """Django's table of what sets `accessed` and `modified` and what loads, with the rest of a dictionary added."""
     session = opened(site, key)
     with statements(site.store.database.engine) as calls:
@@ -111,7 +113,7 @@ def test_what_counts(site: Site, key: str, action: Any, accessed: bool, modified
 
 @pytest.mark.parametrize(("action", "accessed", "modified", "sql"), OPERATIONS)
 def test_without_a_cookie_nothing_is_asked(
-    site: Site, action: Any, accessed: bool, modified: bool, sql: list[str]
+    site: ValidatedSite, action: Any, accessed: bool, modified: bool, sql: list[str]
 ) -> None:
     """A visitor without a cookie costs no statement, until something is stored."""
     session = opened(site, None)
@@ -130,7 +132,7 @@ def test_has_every_method_of_a_mapping(name: str) -> None:
     assert callable(getattr(Session, name))
 
 
-def test_behaves_as_a_dictionary(site: Site, key: str) -> None:
+def test_behaves_as_a_dictionary(site: ValidatedSite, key: str) -> None:
     """Equality, order, views, |= and popitem."""
     session = opened(site, key)
     session |= {"b": 2}
@@ -147,7 +149,7 @@ def test_behaves_as_a_dictionary(site: Site, key: str) -> None:
     assert not session
 
 
-def test_views_are_live(site: Site, key: str) -> None:
+def test_views_are_live(site: ValidatedSite, key: str) -> None:
     """As a dict's are."""
     session = opened(site, key)
     keys, items = session.keys(), session.items()
@@ -158,13 +160,13 @@ def test_views_are_live(site: Site, key: str) -> None:
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
-def test_cannot_be_copied(site: Site, key: str, take: Any) -> None:
+def test_cannot_be_copied(site: ValidatedSite, key: str, take: Any) -> None:
     """A copy would outlive its request; dict(session) says what is meant."""
     with pytest.raises(TypeError, match=r"dict\(session\)"):
         take(opened(site, key))
 
 
-def test_repr_tells_no_secret(site: Site, key: str) -> None:
+def test_repr_tells_no_secret(site: ValidatedSite, key: str) -> None:
     """It ends in logs and on error pages."""
     session = opened(site, key)
     session["password"] = "hunter2"
@@ -190,7 +192,7 @@ def test_repr_tells_no_secret(site: Site, key: str) -> None:
         pytest.param(lambda s: [x := [], s.update(new=x), x.append(1)], id="after update"),
     ],
 )
-def test_changes_inside_of_values_are_stored(site: Site, change: Any) -> None:
+def test_changes_inside_of_values_are_stored(site: ValidatedSite, change: Any) -> None:
     """No modified = True: Django, Flask and Beaker forget these in silence."""
     values: dict[str, Any] = {"items": [1], "deep": {"b": {"c": {1}}}, "pair": ([],)}
     key = site.store.create(values)
@@ -204,7 +206,7 @@ def test_changes_inside_of_values_are_stored(site: Site, change: Any) -> None:
     assert site.store.read(key) == values
 
 
-def test_a_change_that_was_taken_back_is_none(site: Site, key: str) -> None:
+def test_a_change_that_was_taken_back_is_none(site: ValidatedSite, key: str) -> None:
     """What counts is what would be stored."""
     session = opened(site, key)
     session["items"].append(2)
@@ -216,7 +218,7 @@ def test_a_change_that_was_taken_back_is_none(site: Site, key: str) -> None:
     assert calls.verbs == []
 
 
-def test_modified_can_be_set(site: Site, key: str) -> None:
+def test_modified_can_be_set(site: ValidatedSite, key: str) -> None:
     """True stores in any case, also what is equal; False forgets what was noticed so far."""
     session = opened(site, key)
     session["a"] = 1
@@ -235,7 +237,7 @@ def test_modified_can_be_set(site: Site, key: str) -> None:
     assert site.store.read(key) == {"a": 1, "items": [1]}
 
 
-def test_modified_set_on_an_untouched_session_stores_it(site: Site, key: str) -> None:
+def test_modified_set_on_an_untouched_session_stores_it(site: ValidatedSite, key: str) -> None:
     """The application knows best: it is stored, and so extended."""
     site.clock.advance(60)
     session = opened(site, key)
@@ -248,12 +250,12 @@ def test_modified_set_on_an_untouched_session_stores_it(site: Site, key: str) ->
 
 def test_nothing_is_needed_to_make_a_session() -> None:
     """Neither a database nor a look at the header."""
-    session = opened(Site(NOWHERE), "x" * 43)
+    session = opened(ValidatedSite(NOWHERE), "x" * 43)
 
     assert session.life is None
 
 
-def test_two_live_keys_are_nobody(site: Site, key: str) -> None:
+def test_two_live_keys_are_nobody(site: ValidatedSite, key: str) -> None:
     """Somebody planted a cookie; neither session is read or written, and neither cookie is cleared."""
     planted = site.store.create({"evil": 1})
     reply = site.visit(
@@ -265,7 +267,7 @@ def test_two_live_keys_are_nobody(site: Site, key: str) -> None:
     assert "duplicate" in site.kinds()
 
 
-def test_is_empty_means_neither_key_nor_values(site: Site, key: str) -> None:
+def test_is_empty_means_neither_key_nor_values(site: ValidatedSite, key: str) -> None:
     """Django's word: an emptied session still has its key."""
     fresh, stored = opened(site, None), opened(site, key)
     assert (fresh.is_empty(), stored.is_empty()) == (True, False)
@@ -277,11 +279,11 @@ def test_is_empty_means_neither_key_nor_values(site: Site, key: str) -> None:
     assert (fresh.is_empty(), stored.is_empty()) == (True, True)
 
 
-def site_idle(site: Site) -> Any:
+def site_idle(site: ValidatedSite) -> Any:
     return opened(site, None).get_expiry_date() - datetime.fromtimestamp(site.clock(), UTC)
 
 
-def test_a_commit_of_an_untouched_session_does_nothing(site: Site, key: str) -> None:
+def test_a_commit_of_an_untouched_session_does_nothing(site: ValidatedSite, key: str) -> None:
     """Not even the cookie is read."""
     session = opened(site, key)
     with statements(site.store.database.engine) as calls:
@@ -305,7 +307,7 @@ class Sealed(TaggedJSON):
 
 def test_a_codec_that_encrypts_makes_no_change_of_a_look(sqlite: str) -> None:
     """Each read of a list would be a write, and could be interrupted as one."""
-    site = Site(sqlite, codec=Sealed())
+    site = ValidatedSite(sqlite, codec=Sealed())
     key = site.store.create({"items": [1], "a": 1})
     session = opened(site, key)
     with statements(site.store.database.engine) as calls:
@@ -320,7 +322,7 @@ def test_a_codec_that_encrypts_makes_no_change_of_a_look(sqlite: str) -> None:
     assert site.store.read(key) == {"items": [1, 2], "a": 1}
 
 
-def test_an_update_that_fails_half_way_has_happened_half_way(site: Site, key: str) -> None:
+def test_an_update_that_fails_half_way_has_happened_half_way(site: ValidatedSite, key: str) -> None:
     """What the request sees is what is stored."""
     session = opened(site, key)
     with pytest.raises(TypeError):
@@ -344,7 +346,7 @@ class Opaque(TaggedJSON):
 
 def test_what_a_codec_cannot_read_is_nobodys_session(sqlite: str) -> None:
     """Undecodable is how it says so: a visitor must not get an error at every page for it."""
-    site = Site(sqlite, codec=Opaque())
+    site = ValidatedSite(sqlite, codec=Opaque())
     session = opened(site, site.store.create({"a": 1}))
 
     assert dict(session) == {}
@@ -353,7 +355,7 @@ def test_what_a_codec_cannot_read_is_nobodys_session(sqlite: str) -> None:
 
 def test_a_codec_must_give_ascii(sqlite: str) -> None:
     """MariaDB would refuse it at each save as a fault of its own, and max_bytes would count something else."""
-    session = opened(Site(sqlite, codec=Opaque()), None)
+    session = opened(ValidatedSite(sqlite, codec=Opaque()), None)
     session["u"] = 1
     with pytest.raises(UnstorableValue, match="ASCII"):
         session.commit()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sessionware.keys import digest
-from tests.support.apps import KEY, PLAIN, Site, as_list, opened
+from tests.support.apps import KEY, PLAIN, ValidatedSite, as_list, opened
 from tests.support.clock import START, Clock
 
 IDLE = 1000
@@ -16,17 +16,17 @@ NOW = datetime.fromtimestamp(START, UTC)
 
 
 @pytest.fixture
-def site(sqlite: str) -> Site:
-    return Site(sqlite, idle_timeout=IDLE, absolute_timeout=ABSOLUTE)
+def site(sqlite: str) -> ValidatedSite:
+    return ValidatedSite(sqlite, idle_timeout=IDLE, absolute_timeout=ABSOLUTE)
 
 
-def age_of_cookie(site: Site, value: Any, **changes: Any) -> int | None:
+def age_of_cookie(site: ValidatedSite, value: Any, **changes: Any) -> int | None:
     """Store a session with this expiry; return the Max-Age of its cookie."""
     line = site.visit(lambda session: (session.update(a=1, **changes), session.set_expiry(value))).set_cookies[0]
     return int(line.partition("Max-Age=")[2].partition(";")[0]) if "Max-Age=" in line else None
 
 
-def alive(site: Site) -> bool:
+def alive(site: ValidatedSite) -> bool:
     return bool(site.look(lambda session: "a" in session))
 
 
@@ -52,7 +52,7 @@ def moment(seconds: float) -> datetime:
         pytest.param(timedelta(days=999), ABSOLUTE, ABSOLUTE, False, id="a moment after the absolute timeout"),
     ],
 )
-def test_every_form(site: Site, value: Any, max_age: int | None, lives: int, slides: bool) -> None:
+def test_every_form(site: ValidatedSite, value: Any, max_age: int | None, lives: int, slides: bool) -> None:
     """Cookie and row say the same; only what is counted from the last use moves with it."""
     assert age_of_cookie(site, value) == max_age
     session = opened(site, _key(site))
@@ -70,7 +70,7 @@ def test_every_form(site: Site, value: Any, max_age: int | None, lives: int, sli
 @pytest.mark.parametrize(
     "value", [-1, -1.5, -(10**9), timedelta(seconds=-1), moment(0), moment(-5), timedelta(0)], ids=str
 )
-def test_a_moment_that_has_passed_ends_the_session(site: Site, value: Any) -> None:
+def test_a_moment_that_has_passed_ends_the_session(site: ValidatedSite, value: Any) -> None:
     """The row goes and the cookie is cleared: also the browser that keeps it is logged out."""
     site.visit(lambda session: session.update(a=1))
     assert site.store.count() == 1
@@ -82,14 +82,14 @@ def test_a_moment_that_has_passed_ends_the_session(site: Site, value: Any) -> No
     assert site.kinds()[-1] == "ended"
 
 
-def test_a_new_session_that_has_ended_already_is_not_stored(site: Site) -> None:
+def test_a_new_session_that_has_ended_already_is_not_stored(site: ValidatedSite) -> None:
     """There is no row to remove and no cookie to clear."""
     assert site.visit(lambda session: (session.update(a=1), session.set_expiry(-1))).set_cookies == []
     assert site.store.count() == 0
 
 
 @pytest.mark.parametrize("value", ["60", True, False, float("nan"), b"60", [60], {}, NOW.date()], ids=repr)
-def test_other_types_are_refused_where_they_are_given(site: Site, value: Any) -> None:
+def test_other_types_are_refused_where_they_are_given(site: ValidatedSite, value: Any) -> None:
     """Django accepts some of them, and fails when the response is made."""
     with pytest.raises(TypeError, match="An expiry"):
         opened(site, None).set_expiry(value)
@@ -108,7 +108,7 @@ def test_other_types_are_refused_where_they_are_given(site: Site, value: Any) ->
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_impossible_moments_are_refused_where_they_are_given(site: Site, value: Any) -> None:
+def test_impossible_moments_are_refused_where_they_are_given(site: ValidatedSite, value: Any) -> None:
     """After the year 9999, or without a time zone; nothing overflows later."""
     session = opened(site, site.store.create({"a": 1}))
     with pytest.raises(ValueError, match="An expiry"):
@@ -119,14 +119,14 @@ def test_impossible_moments_are_refused_where_they_are_given(site: Site, value: 
 
 def test_the_last_moment_there_is_can_be_meant(sqlite: str) -> None:
     """The usual "never": its microseconds round up to the year 10000."""
-    site = Site(sqlite, absolute_timeout=None)
+    site = ValidatedSite(sqlite, absolute_timeout=None)
     site.visit(lambda session: (session.update(a=1), session.set_expiry(datetime.max.replace(tzinfo=UTC))))
 
     assert opened(site, _key(site)).get_expiry_date() == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("value", [float("-inf"), -(10**400), timedelta.min, datetime.min.replace(tzinfo=UTC)], ids=str)
-def test_the_far_past_is_only_the_past(site: Site, value: Any) -> None:
+def test_the_far_past_is_only_the_past(site: ValidatedSite, value: Any) -> None:
     """As any other moment that has gone by."""
     session = opened(site, site.store.create({"a": 1}))
     session.set_expiry(value)
@@ -135,13 +135,13 @@ def test_the_far_past_is_only_the_past(site: Site, value: Any) -> None:
     assert site.store.count() == 0
 
 
-def test_the_configured_lifetime_comes_back(site: Site) -> None:
+def test_the_configured_lifetime_comes_back(site: ValidatedSite) -> None:
     """None takes the wish back."""
     assert age_of_cookie(site, 60) == 60
     assert age_of_cookie(site, None) == IDLE
 
 
-def test_a_wish_alone_is_stored(site: Site) -> None:
+def test_a_wish_alone_is_stored(site: ValidatedSite) -> None:
     """Without any change of the values."""
     site.visit(lambda session: session.update(a=1))
     reply = site.visit(lambda session: session.set_expiry(60))
@@ -150,7 +150,7 @@ def test_a_wish_alone_is_stored(site: Site) -> None:
     assert site.look(lambda session: session.get_expiry_age()) == 60
 
 
-def test_a_wish_alone_begins_no_session(site: Site) -> None:
+def test_a_wish_alone_begins_no_session(site: ValidatedSite) -> None:
     """There is nothing yet that could end."""
     assert site.visit(lambda session: session.set_expiry(60)).set_cookies == []
     assert site.store.count() == 0
@@ -173,7 +173,7 @@ def test_a_wish_alone_begins_no_session(site: Site) -> None:
         pytest.param({"expiry": 10**6}, ABSOLUTE, id="too many seconds"),
     ],
 )
-def test_the_getters_take_Djangos_arguments(site: Site, arguments: dict[str, Any], age: int) -> None:
+def test_the_getters_take_Djangos_arguments(site: ValidatedSite, arguments: dict[str, Any], age: int) -> None:
     """Asked of a session that was told 300 seconds; age and date always agree."""
     age_of_cookie(site, 300)
     session = opened(site, _key(site))
@@ -182,7 +182,7 @@ def test_the_getters_take_Djangos_arguments(site: Site, arguments: dict[str, Any
     assert session.get_expiry_date(**arguments) == arguments.get("modification", NOW) + timedelta(seconds=age)
 
 
-def test_the_getters_answer_without_a_session(site: Site) -> None:
+def test_the_getters_answer_without_a_session(site: ValidatedSite) -> None:
     """What it would live if it began now."""
     session = opened(site, None)
 
@@ -195,7 +195,7 @@ def test_the_getters_answer_without_a_session(site: Site) -> None:
 
 def test_browser_length_by_default(sqlite: str) -> None:
     """An explicit number beats the option, as in Django."""
-    site = Site(sqlite, expire_at_browser_close=True)
+    site = ValidatedSite(sqlite, expire_at_browser_close=True)
     session = opened(site, None)
 
     assert session.get_expire_at_browser_close()
@@ -205,13 +205,13 @@ def test_browser_length_by_default(sqlite: str) -> None:
 
 def test_without_a_limit_dates_end_with_the_calendar(sqlite: str) -> None:
     """A hundred years from the end of it must not overflow."""
-    site = Site(sqlite, absolute_timeout=None, clock=Clock(253_402_300_000.0))
+    site = ValidatedSite(sqlite, absolute_timeout=None, clock=Clock(253_402_300_000.0))
     session = opened(site, None)
 
     assert session.get_expiry_date() == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-def test_idle_timeout_at_its_boundary(site: Site) -> None:
+def test_idle_timeout_at_its_boundary(site: ValidatedSite) -> None:
     """The row decides, whatever cookie the browser still has."""
     site.visit(lambda session: session.update(a=1))
     key = _key(site)
@@ -223,7 +223,7 @@ def test_idle_timeout_at_its_boundary(site: Site) -> None:
     assert "ended" in site.kinds()
 
 
-def test_use_extends_until_the_absolute_timeout(site: Site) -> None:
+def test_use_extends_until_the_absolute_timeout(site: ValidatedSite) -> None:
     """However busy it is; and a rotation changes nothing of that."""
     site.visit(lambda session: session.update(a=1))
     for _ in range(ABSOLUTE // 500 - 1):
@@ -236,7 +236,7 @@ def test_use_extends_until_the_absolute_timeout(site: Site) -> None:
     assert not alive(site)
 
 
-def test_login_begins_the_absolute_timeout_anew(site: Site) -> None:
+def test_login_begins_the_absolute_timeout_anew(site: ValidatedSite) -> None:
     """The user has just proved who they are."""
     site.visit(lambda session: session.update(a=1))
     for _ in range(ABSOLUTE // 500 - 1):
@@ -249,7 +249,7 @@ def test_login_begins_the_absolute_timeout_anew(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("passed", "extends"), [(49, False), (50, True)], ids=["4.9 %", "5 %"])
-def test_use_is_written_down_from_five_per_cent_on(site: Site, passed: int, extends: bool) -> None:
+def test_use_is_written_down_from_five_per_cent_on(site: ValidatedSite, passed: int, extends: bool) -> None:
     """And then the cookie is sent again, with no-store; between, a read is only a read."""
     site.visit(lambda session: session.update(a=1))
     site.clock.advance(passed)
@@ -282,7 +282,7 @@ WITHOUT_COOKIE = {
 @pytest.mark.parametrize("app", WITHOUT_COOKIE.values(), ids=WITHOUT_COOKIE)
 def test_a_save_without_a_cookie_does_not_put_off_the_next_cookie(sqlite: str, app: Any) -> None:
     """Else who comes every few minutes is logged out, since only their row is extended."""
-    site = Site(sqlite, app, bare=True, idle_timeout=IDLE, absolute_timeout=None, purge_interval=None)
+    site = ValidatedSite(sqlite, app, bare=True, idle_timeout=IDLE, absolute_timeout=None, purge_interval=None)
     for visits in range(300):
         reply = site.browser.get("/")
 
@@ -298,7 +298,7 @@ SAVES = {
 
 
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
-def test_a_save_without_a_cookie_extends_the_row(site: Site, save: Any) -> None:
+def test_a_save_without_a_cookie_extends_the_row(site: ValidatedSite, save: Any) -> None:
     """A cookie that goes with the browser has no end: there the row alone says that the session is in use."""
     site.visit(lambda session: session.login("ann"))
     site.clock.advance(10)
@@ -314,7 +314,7 @@ def test_a_save_without_a_cookie_takes_back_no_use_by_another_request(
     any_engine: str, save: Any, first: int | None
 ) -> None:
     """A slow page has loaded the session before the other one extended it, or was the first to bring its key back."""
-    site = Site(any_engine, idle_timeout=IDLE, unconfirmed_timeout=first)
+    site = ValidatedSite(any_engine, idle_timeout=IDLE, unconfirmed_timeout=first)
     site.visit(lambda session: session.update(a=1))
     key = _key(site)
     slow = opened(site, key)
@@ -336,7 +336,7 @@ def test_a_save_without_a_cookie_takes_back_no_use_by_another_request(
 @pytest.mark.parametrize("use", [lambda other: other.get("a"), lambda other: other.update(b=1)], ids=["read", "write"])
 def test_a_first_request_that_goes_on_takes_back_no_confirmation(sqlite: str, use: Any) -> None:
     """It has saved early, the browser came back with the key meanwhile, and it saves again."""
-    site = Site(sqlite, unconfirmed_timeout=60)
+    site = ValidatedSite(sqlite, unconfirmed_timeout=60)
     session = opened(site, None)
     session["a"] = 1
     session.save()
@@ -353,7 +353,7 @@ def test_a_first_request_that_goes_on_takes_back_no_confirmation(sqlite: str, us
 
 def test_a_session_that_comes_back_on_304s_only_is_confirmed(sqlite: str) -> None:
     """Its key has come back; the longer cookie waits for the next page."""
-    site = Site(sqlite, unconfirmed_timeout=60)
+    site = ValidatedSite(sqlite, unconfirmed_timeout=60)
     site.visit(lambda session: session.update(a=1))
     key = _key(site)
     site.clock.advance(30)
@@ -365,7 +365,7 @@ def test_a_session_that_comes_back_on_304s_only_is_confirmed(sqlite: str) -> Non
 
 def test_a_save_while_the_body_is_sent_confirms_no_session(sqlite: str) -> None:
     """What confirms it is the use for which the longer cookie can be sent."""
-    site = Site(sqlite, _count_in_the_stream, bare=True, unconfirmed_timeout=60)
+    site = ValidatedSite(sqlite, _count_in_the_stream, bare=True, unconfirmed_timeout=60)
     site.browser.get("/")
     site.clock.advance(59)
     assert site.store.exists(_key(site))
@@ -374,7 +374,7 @@ def test_a_save_while_the_body_is_sent_confirms_no_session(sqlite: str) -> None:
     assert not site.store.exists(_key(site))
 
 
-def test_a_clock_set_back_takes_nothing(site: Site) -> None:
+def test_a_clock_set_back_takes_nothing(site: ValidatedSite) -> None:
     """Neither the session, nor what it had left."""
     site.clock.advance(400)
     site.visit(lambda session: session.update(a=1))
@@ -388,7 +388,7 @@ def test_a_clock_set_back_takes_nothing(site: Site) -> None:
 
 def test_a_clock_set_back_takes_nothing_where_each_use_extends(sqlite: str) -> None:
     """With save_every_request too, a look in the past shortens nothing."""
-    site = Site(sqlite, save_every_request=True)
+    site = ValidatedSite(sqlite, save_every_request=True)
     site.visit(lambda session: session.update(a=1))
     before = site.store.load(digest(_key(site)))
     site.clock.advance(-1000)
@@ -397,6 +397,6 @@ def test_a_clock_set_back_takes_nothing_where_each_use_extends(sqlite: str) -> N
     assert site.store.load(digest(_key(site))) == before
 
 
-def _key(site: Site) -> str:
+def _key(site: ValidatedSite) -> str:
     (cookie,) = site.browser.jar.stored.values()
     return cookie.value

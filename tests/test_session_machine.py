@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sessionware import Session
 from sessionware.keys import digest
 from sessionware.record import Record
-from tests.support.apps import SHAPES, Site, nothing
+from tests.support.apps import SHAPES, ValidatedSite, nothing
 from tests.support.databases import closing_connections
 
 IDLE = 10_000
@@ -72,7 +72,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.connections = closing_connections()
         self.connections.__enter__()
         url = f"sqlite:///{self.folder.name}/sessions.db"
-        self.site = Site(url, shape=SHAPES[shape], idle_timeout=IDLE, absolute_timeout=ABSOLUTE, purge_interval=None)
+        self.site = ValidatedSite(
+            url, shape=SHAPES[shape], idle_timeout=IDLE, absolute_timeout=ABSOLUTE, purge_interval=None
+        )
         self.model = Model()
         self.old_keys: set[str] = set()
 

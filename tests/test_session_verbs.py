@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 
 from sessionware import Session, SessionInterrupted, SessionTooLarge, UnstorableValue
-from tests.support.apps import Site, opened
+from tests.support.apps import ValidatedSite, opened
 from tests.support.clock import START
 from tests.support.counting import statements
 
 
 @pytest.fixture
-def site(sqlite: str) -> Site:
-    return Site(sqlite)
+def site(sqlite: str) -> ValidatedSite:
+    return ValidatedSite(sqlite)
 
 
 @pytest.fixture
-def key(site: Site) -> str:
+def key(site: ValidatedSite) -> str:
     """The key of a stored session."""
     return site.store.create({"a": 1, "items": [1]})
 
 
-def test_save_stores_at_once(site: Site, key: str) -> None:
+def test_save_stores_at_once(site: ValidatedSite, key: str) -> None:
     """For what must be there although the request may fail; `modified` stays what it was, as in Django."""
     session = opened(site, key)
     session["a"] = 2
@@ -36,7 +36,7 @@ def test_save_stores_at_once(site: Site, key: str) -> None:
     assert calls.verbs == []
 
 
-def test_save_begins_a_session_even_an_empty_one(site: Site) -> None:
+def test_save_begins_a_session_even_an_empty_one(site: ValidatedSite) -> None:
     """Who asks for a row gets one."""
     session = opened(site, None)
     session.save()
@@ -53,7 +53,7 @@ def test_save_begins_a_session_even_an_empty_one(site: Site) -> None:
 @pytest.mark.parametrize("store", [Session.save, Session.commit], ids=["save", "commit"])
 def test_what_cannot_be_stored_leaves_the_row_as_it_was(sqlite: str, value: Any, error: Any, store: Any) -> None:
     """Neither truncated nor half; the key is named, the value is not."""
-    site = Site(sqlite, max_bytes=4096)
+    site = ValidatedSite(sqlite, max_bytes=4096)
     key = site.store.create({"a": 1})
     session = opened(site, key)
     session["good"] = 2
@@ -68,7 +68,7 @@ def test_what_cannot_be_stored_leaves_the_row_as_it_was(sqlite: str, value: Any,
 def test_the_largest_session_is_stored(sqlite: str) -> None:
     """One character more is refused."""
     overhead = len('{"a":""}')
-    site = Site(sqlite, max_bytes=4096)
+    site = ValidatedSite(sqlite, max_bytes=4096)
     session = opened(site, None)
     session["a"] = "x" * (4096 - overhead)
     session.save()
@@ -78,7 +78,7 @@ def test_the_largest_session_is_stored(sqlite: str) -> None:
         session.save()
 
 
-def test_clear_keeps_key_and_row(site: Site, key: str) -> None:
+def test_clear_keeps_key_and_row(site: ValidatedSite, key: str) -> None:
     """Nothing is loaded for it, and whatever others have stored meanwhile goes too."""
     session = opened(site, key)
     session.clear()
@@ -91,7 +91,7 @@ def test_clear_keeps_key_and_row(site: Site, key: str) -> None:
     assert session.session_key == key
 
 
-def test_session_key_before_and_after(site: Site, key: str) -> None:
+def test_session_key_before_and_after(site: ValidatedSite, key: str) -> None:
     """What the cookie says; the new one after cycle_key; none without a session."""
     session = opened(site, key)
     assert session.session_key == key
@@ -106,7 +106,7 @@ def test_session_key_before_and_after(site: Site, key: str) -> None:
     assert opened(site, "bogus").session_key is None
 
 
-def test_an_unknown_key_is_never_adopted(site: Site) -> None:
+def test_an_unknown_key_is_never_adopted(site: ValidatedSite) -> None:
     """Fixation: who brings a key gets another one."""
     session = opened(site, "x" * 43)
     session["a"] = 1
@@ -117,7 +117,7 @@ def test_an_unknown_key_is_never_adopted(site: Site) -> None:
     assert not site.store.exists("x" * 43)
 
 
-def test_cycle_key_keeps_the_values(site: Site, key: str) -> None:
+def test_cycle_key_keeps_the_values(site: ValidatedSite, key: str) -> None:
     """And handle and created_at follow."""
     session = opened(site, key)
     before = (session.created_at, session.handle)
@@ -132,7 +132,7 @@ def test_cycle_key_keeps_the_values(site: Site, key: str) -> None:
     assert opened(site, key) == {}
 
 
-def test_cycle_key_twice_makes_one_new_key(site: Site, key: str) -> None:
+def test_cycle_key_twice_makes_one_new_key(site: ValidatedSite, key: str) -> None:
     """What was never sent to anybody leaves no trace."""
     session = opened(site, key)
     session.cycle_key()
@@ -143,7 +143,7 @@ def test_cycle_key_twice_makes_one_new_key(site: Site, key: str) -> None:
     assert site.kinds().count("rotated") == 1
 
 
-def test_cycle_key_without_a_session_begins_none(site: Site) -> None:
+def test_cycle_key_without_a_session_begins_none(site: ValidatedSite) -> None:
     """There is no key to be fixated."""
     session = opened(site, None)
     session.cycle_key()
@@ -153,7 +153,7 @@ def test_cycle_key_without_a_session_begins_none(site: Site) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["ann", 7])
-def test_login_takes_the_session_over(site: Site, key: str, user_id: Any) -> None:
+def test_login_takes_the_session_over(site: ValidatedSite, key: str, user_id: Any) -> None:
     """The cart of the anonymous visitor stays; key and age are new; the user can be found by it."""
     site.clock.advance(3600)
     session = opened(site, key)
@@ -167,7 +167,7 @@ def test_login_takes_the_session_over(site: Site, key: str, user_id: Any) -> Non
     assert not site.store.exists(key)
 
 
-def test_login_as_another_drops_the_values(site: Site) -> None:
+def test_login_as_another_drops_the_values(site: ValidatedSite) -> None:
     """CVE-2014-0482: the next user at this browser must not find the last one's."""
     key = site.store.create({"secret": 1}, user_id="ann")
     session = opened(site, key)
@@ -180,7 +180,7 @@ def test_login_as_another_drops_the_values(site: Site) -> None:
     assert (again, again.user_id, again.get_expiry_age()) == ({"b": 2}, "bob", 1209600)
 
 
-def test_login_as_another_drops_what_is_added_meanwhile(site: Site) -> None:
+def test_login_as_another_drops_what_is_added_meanwhile(site: ValidatedSite) -> None:
     """CVE-2014-0482: merging must not bring it back."""
     key = site.store.create({"secret": 1}, user_id="ann")
     session, other = opened(site, key), opened(site, key)
@@ -193,7 +193,7 @@ def test_login_as_another_drops_what_is_added_meanwhile(site: Site) -> None:
     assert opened(site, session.session_key) == {"b": 3}
 
 
-def test_login_as_the_same_keeps_the_values(site: Site) -> None:
+def test_login_as_the_same_keeps_the_values(site: ValidatedSite) -> None:
     """A password asked for again."""
     key = site.store.create({"cart": [1]}, user_id="ann")
     session = opened(site, key)
@@ -204,7 +204,7 @@ def test_login_as_the_same_keeps_the_values(site: Site) -> None:
     assert session.session_key != key
 
 
-def test_login_of_an_empty_session_is_stored(site: Site) -> None:
+def test_login_of_an_empty_session_is_stored(site: ValidatedSite) -> None:
     """To be logged in is reason enough for a row."""
     session = opened(site, None)
     session.login("ann")
@@ -214,7 +214,7 @@ def test_login_of_an_empty_session_is_stored(site: Site) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["", " ann", "ann\n", "a" * 256, "\x00"], ids=repr)
-def test_login_refuses_what_cannot_be_found_again(site: Site, user_id: Any) -> None:
+def test_login_refuses_what_cannot_be_found_again(site: ValidatedSite, user_id: Any) -> None:
     """Before anything has changed."""
     session = opened(site, None)
     with pytest.raises(ValueError, match="user_id"):
@@ -224,13 +224,13 @@ def test_login_refuses_what_cannot_be_found_again(site: Site, user_id: Any) -> N
 
 
 @pytest.mark.parametrize("user_id", [None, 1.5, True, b"ann"], ids=repr)
-def test_login_refuses_other_types(site: Site, user_id: Any) -> None:
+def test_login_refuses_other_types(site: ValidatedSite, user_id: Any) -> None:
     """True is no user number 1."""
     with pytest.raises(TypeError, match="user_id"):
         opened(site, None).login(user_id)
 
 
-def test_flush_ends_it_at_once(site: Site, key: str) -> None:
+def test_flush_ends_it_at_once(site: ValidatedSite, key: str) -> None:
     """The row is gone before the response is made; what follows begins a new session."""
     session = opened(site, key)
     assert session["a"] == 1
@@ -244,7 +244,7 @@ def test_flush_ends_it_at_once(site: Site, key: str) -> None:
     assert opened(site, session.session_key) == {"b": 2}
 
 
-def test_atomic_changes_the_newest_values(site: Site, key: str) -> None:
+def test_atomic_changes_the_newest_values(site: ValidatedSite, key: str) -> None:
     """Not those this request has loaded; what it changes besides is kept for the end."""
     session = opened(site, key)
     session["mine"] = 1
@@ -259,7 +259,7 @@ def test_atomic_changes_the_newest_values(site: Site, key: str) -> None:
     assert site.store.read(key) == {"a": 42, "items": [1], "theirs": 1, "mine": 1}
 
 
-def test_atomic_begins_a_session(site: Site) -> None:
+def test_atomic_begins_a_session(site: ValidatedSite) -> None:
     """A counter has to start somewhere."""
     session = opened(site, None)
     session.atomic(lambda values: values.update(n=1))
@@ -267,7 +267,7 @@ def test_atomic_begins_a_session(site: Site) -> None:
     assert site.store.read(str(session.session_key)) == {"n": 1}
 
 
-def test_atomic_that_raises_changes_nothing(site: Site, key: str) -> None:
+def test_atomic_that_raises_changes_nothing(site: ValidatedSite, key: str) -> None:
     """The error comes out, and the session goes on."""
     session = opened(site, key)
 
@@ -291,7 +291,7 @@ def test_atomic_that_raises_changes_nothing(site: Site, key: str) -> None:
         pytest.param(lambda s: s.flush(), id="flush"),
     ],
 )
-def test_a_request_with_an_outdated_key_is_interrupted(site: Site, key: str, act: Any) -> None:
+def test_a_request_with_an_outdated_key_is_interrupted(site: ValidatedSite, key: str, act: Any) -> None:
     """The session lives on under a key that this request does not have; it reads as empty, and stores nothing."""
     rotating = opened(site, key)
     rotating.cycle_key()
@@ -306,7 +306,7 @@ def test_a_request_with_an_outdated_key_is_interrupted(site: Site, key: str, act
     assert site.store.count() == 1
 
 
-def test_a_plain_write_with_an_outdated_key_is_dropped(site: Site, key: str) -> None:
+def test_a_plain_write_with_an_outdated_key_is_dropped(site: ValidatedSite, key: str) -> None:
     """An event says so; the browser has the new cookie by then, or will have."""
     rotating = opened(site, key)
     rotating.cycle_key()
@@ -319,7 +319,7 @@ def test_a_plain_write_with_an_outdated_key_is_dropped(site: Site, key: str) -> 
     assert site.store.count() == 1
 
 
-def test_test_cookie(site: Site) -> None:
+def test_test_cookie(site: ValidatedSite) -> None:
     """Set, come back, deleted: with Django's names."""
     site.visit(lambda session: session.set_test_cookie())
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from sessionware import ResponseStarted, Session, SessionMiddleware
-from tests.support.apps import KEY, NOWHERE, PLAIN, SHAPES, Site, answering, nothing
+from tests.support.apps import KEY, NOWHERE, PLAIN, SHAPES, ValidatedSite, answering, nothing
 from tests.support.clock import Clock
 from tests.support.wsgi import Body, call, make_environ
 
@@ -176,7 +176,7 @@ def test_a_hijacked_connection_may_change_its_session(sqlite: str, hijack: Any) 
         environ[KEY]["a"] = 2
         return hijack()
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     for header in (f"{cookie.name}={cookie.value}", None):
@@ -203,7 +203,7 @@ def test_an_application_that_forgets_to_answer_stores_nothing(sqlite: str, body:
         environ[KEY]["a"] = 2
         return body
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     result = site.middleware(make_environ(cookie=f"{cookie.name}={cookie.value}"), _never)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sessionware import Session, SessionInterrupted, SessionMiddleware, StoreUnavailable
-from tests.support.apps import KEY, PLAIN, SHAPES, Action, Site, as_list, nothing
+from tests.support.apps import KEY, PLAIN, SHAPES, Action, ValidatedSite, as_list, nothing
 from tests.support.wsgi import Reply, call, make_environ
 
 NAME = "__Host-sessionid"
@@ -30,9 +30,9 @@ def url(folder: Path) -> str:
 
 
 @pytest.fixture(params=SHAPES)
-def broken(request: pytest.FixtureRequest, url: str) -> Site:
+def broken(request: pytest.FixtureRequest, url: str) -> ValidatedSite:
     """A site without its database, in every shape of application."""
-    return Site(url, shape=SHAPES[request.param])
+    return ValidatedSite(url, shape=SHAPES[request.param])
 
 
 def read(session: Session) -> Any:
@@ -58,7 +58,7 @@ def assert_unavailable(reply: Reply, *, clears: bool = False) -> None:
 @pytest.mark.parametrize(
     "action", [read, len, lambda s: s.user_id, lambda s: s.login("ann")], ids=["get", "len", "user", "login"]
 )
-def test_503_where_a_known_visitor_needs_the_session(broken: Site, action: Action, method: str) -> None:
+def test_503_where_a_known_visitor_needs_the_session(broken: ValidatedSite, action: Action, method: str) -> None:
     """The fault is ours and passes: nobody loses the cookie, and no cache keeps the answer."""
     reply = broken.visit(action, method=method, cookie=COOKIE)
 
@@ -67,19 +67,19 @@ def test_503_where_a_known_visitor_needs_the_session(broken: Site, action: Actio
     assert reply.body == (b"" if method == "HEAD" else b"503 Service Unavailable\n\nPlease try again in a moment.\n")
 
 
-def test_503_where_a_new_session_cannot_be_stored(broken: Site) -> None:
+def test_503_where_a_new_session_cannot_be_stored(broken: ValidatedSite) -> None:
     """No cookie is promised for a row that is not there."""
     assert_unavailable(broken.visit(write))
 
 
-def test_the_rest_of_the_site_goes_on(broken: Site) -> None:
+def test_the_rest_of_the_site_goes_on(broken: ValidatedSite) -> None:
     """Without a look at the session, and for visitors without a cookie also with one, no database is needed."""
     assert broken.visit(nothing, cookie=COOKIE).headers == PLAIN
     assert broken.visit(read).status == 200
     assert broken.visit(lambda session: (session.update(a=1), session.clear())).status == 200
 
 
-def test_a_logout_that_did_not_happen_is_not_reported_as_done(broken: Site) -> None:
+def test_a_logout_that_did_not_happen_is_not_reported_as_done(broken: ValidatedSite) -> None:
     """503, but the browser at least forgets the key: the next visitor at this machine is not logged in."""
     assert_unavailable(broken.visit(lambda session: session.flush(), cookie=COOKIE), clears=True)
     assert_unavailable(broken.visit(lambda session: session.logout(), cookie=COOKIE), clears=True)
@@ -95,12 +95,12 @@ def test_an_application_may_answer_itself(url: str, shape: str) -> None:
         except StoreUnavailable as error:
             return error.busy
 
-    reply = Site(url, shape=SHAPES[shape]).visit(careful, cookie=COOKIE)
+    reply = ValidatedSite(url, shape=SHAPES[shape]).visit(careful, cookie=COOKIE)
 
     assert (reply.status, reply.text, reply.set_cookies) == (200, "False", [])
 
 
-def test_service_resumes_by_itself(broken: Site, folder: Path) -> None:
+def test_service_resumes_by_itself(broken: ValidatedSite, folder: Path) -> None:
     """The next request tries again."""
     assert broken.visit(write).status == 503
     folder.mkdir()
@@ -112,7 +112,7 @@ def test_service_resumes_by_itself(broken: Site, folder: Path) -> None:
 def test_an_outage_costs_no_session(sqlite: str) -> None:
     """The cookie that got a 503 is good again afterwards."""
     path = Path(sqlite.removeprefix("sqlite:///"))
-    before, after = Site(sqlite), Site(sqlite)
+    before, after = ValidatedSite(sqlite), ValidatedSite(sqlite)
     before.visit(write)
     after.browser.jar = before.browser.jar
     away = path.rename(path.with_suffix(".away"))
@@ -126,7 +126,7 @@ def test_an_outage_costs_no_session(sqlite: str) -> None:
 
 def test_an_outage_is_logged_once_a_minute(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A thousand requests a second need no thousand lines; and no line holds the key or the path."""
-    site = Site(url)
+    site = ValidatedSite(url)
     with caplog.at_level(logging.DEBUG, "sessionware"):
         for _ in range(5):
             site.visit(read, cookie=COOKIE)
@@ -140,7 +140,7 @@ def test_an_outage_is_logged_once_a_minute(url: str, caplog: pytest.LogCaptureFi
 
 def test_the_answer_tells_nothing_of_the_fault(url: str) -> None:
     """No driver's text, no host, no SQL."""
-    reply = Site(url).visit(read, cookie=COOKIE)
+    reply = ValidatedSite(url).visit(read, cookie=COOKIE)
 
     assert not {"sqlite", "select", "missing", "operational"} & set(reply.text.lower().split())
 
@@ -182,7 +182,7 @@ def test_late_changes_that_cannot_be_stored_are_reported(sqlite: str) -> None:
 
         return stream()
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     site.browser.get("/")
 
@@ -194,7 +194,7 @@ def test_late_changes_that_cannot_be_stored_are_reported(sqlite: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_400_where_the_session_was_ended_meanwhile(sqlite: str, shape: str, method: str) -> None:
     """As in Django, and the cookie is cleared: it is of no more use."""
-    site = Site(sqlite, shape=SHAPES[shape])
+    site = ValidatedSite(sqlite, shape=SHAPES[shape])
     site.visit(write)
 
     def late_write(session: Session) -> None:
@@ -213,7 +213,7 @@ def test_400_where_the_session_was_ended_meanwhile(sqlite: str, shape: str, meth
 
 def test_an_application_may_answer_an_interruption_itself(sqlite: str) -> None:
     """A save that it asks for itself raises where it stands."""
-    site = Site(sqlite)
+    site = ValidatedSite(sqlite)
     site.visit(write)
 
     def careful(session: Session) -> object:

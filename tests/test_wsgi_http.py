@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionware import ConfigurationError, Session, SessionMiddleware, get_session
-from tests.support.apps import KEY, PLAIN, Site, as_list, late, nothing
+from tests.support.apps import KEY, PLAIN, ValidatedSite, as_list, late, nothing
 from tests.support.wsgi import Browser, Reply, call, make_environ, validated
 
 NAME = "__Host-sessionid"
@@ -17,8 +17,8 @@ BODILESS = ["204 No Content", "304 Not Modified"]
 
 
 @pytest.fixture
-def site(sqlite: str) -> Site:
-    return Site(sqlite)
+def site(sqlite: str) -> ValidatedSite:
+    return ValidatedSite(sqlite)
 
 
 def read(session: Session) -> Any:
@@ -29,14 +29,14 @@ def write(session: Session) -> None:
     session["a"] = session.get("a", 0) + 1
 
 
-def cookie_of(site: Site) -> str:
+def cookie_of(site: ValidatedSite) -> str:
     return str(site.browser.jar.header_for(site.browser.url, site.clock()))
 
 
 @pytest.mark.parametrize("shape", [as_list, late], ids=["list", "late"])
 def test_HEAD_stores_and_sends_as_GET_does(sqlite: str, shape: Any) -> None:
     """W23: only the body is left out, by the server."""
-    site = Site(sqlite, shape=shape)
+    site = ValidatedSite(sqlite, shape=shape)
     reply = site.visit(write, method="HEAD")
 
     assert (reply.status, reply.body, len(reply.set_cookies), site.store.count()) == (200, b"", 1, 1)
@@ -52,7 +52,7 @@ def test_answers_without_a_body_store_a_new_session(sqlite: str, status: str, bo
         start_response(status, [])
         yield from body
 
-    site = Site(sqlite, app)
+    site = ValidatedSite(sqlite, app)
     reply = site.browser.get()
 
     assert (reply.status, len(reply.set_cookies), site.store.count()) == (int(status[:3]), 1, 1)
@@ -67,7 +67,7 @@ def test_answers_without_a_body_store_a_new_session(sqlite: str, status: str, bo
         pytest.param(lambda session: session.flush(), True, True, id="ended"),
     ],
 )
-def test_a_304_gets_no_cookie_for_a_mere_touch(site: Site, action: Any, on_204: bool, on_304: bool) -> None:
+def test_a_304_gets_no_cookie_for_a_mere_touch(site: ValidatedSite, action: Any, on_204: bool, on_304: bool) -> None:
     """W23: a cache writes the headers of a 304 into what it has stored; what merely lives longer can wait."""
     seen = []
     for status in BODILESS:
@@ -80,7 +80,7 @@ def test_a_304_gets_no_cookie_for_a_mere_touch(site: Site, action: Any, on_204: 
 
 def test_a_304_does_not_put_off_the_cookie_of_the_next_page(sqlite: str) -> None:
     """Who polls with conditional requests between two pages is logged out else, by a browser that had no cookie."""
-    site = Site(sqlite, idle_timeout=1000, absolute_timeout=None)
+    site = ValidatedSite(sqlite, idle_timeout=1000, absolute_timeout=None)
     site.visit(write)
     for _ in range(100):
         for seconds, status in ((25, "304 Not Modified"), (25, "304 Not Modified"), (1, "200 OK")):
@@ -93,7 +93,7 @@ def test_a_304_does_not_put_off_the_cookie_of_the_next_page(sqlite: str) -> None
 
 def test_a_304_extends_what_is_extended_always(sqlite: str) -> None:
     """With save_every_request the next page sends the cookie anyway."""
-    site = Site(sqlite, idle_timeout=1000, save_every_request=True)
+    site = ValidatedSite(sqlite, idle_timeout=1000, save_every_request=True)
     site.visit(lambda session: session.login("ann"))
     site.clock.advance(10)
     site.visit(read, "304 Not Modified", [])
@@ -102,7 +102,7 @@ def test_a_304_extends_what_is_extended_always(sqlite: str) -> None:
     assert live.expires_at.timestamp() == site.clock() + 1000
 
 
-def test_a_change_behind_a_304_is_stored(site: Site) -> None:
+def test_a_change_behind_a_304_is_stored(site: ValidatedSite) -> None:
     """W23: a response without a body is not one without a row."""
     site.visit(write)
     site.visit(write, "304 Not Modified", [])
@@ -119,12 +119,12 @@ def test_early_hints_pass_by(sqlite: str) -> None:
         environ["wsgi.early_hints"]([("Link", "</style.css>")])
         return as_list(nothing)(environ, start_response)  # type: ignore[return-value]
 
-    Site(sqlite, app).browser.get(environ={"wsgi.early_hints": hints.append})
+    ValidatedSite(sqlite, app).browser.get(environ={"wsgi.early_hints": hints.append})
 
     assert hints == [[("Link", "</style.css>")]]
 
 
-def test_cookies_of_the_application_survive_in_order(site: Site) -> None:
+def test_cookies_of_the_application_survive_in_order(site: ValidatedSite) -> None:
     """W26: Set-Cookie headers are never merged."""
     theirs = [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("set-cookie", "a=3; Path=/x")]
     reply = site.visit(write, headers=[*PLAIN, *theirs])
@@ -150,7 +150,7 @@ def test_cookies_of_the_application_survive_in_order(site: Site) -> None:
         pytest.param(lambda session: (session.flush(), session.update(b=1)), False, id="ended and begun"),
     ],
 )
-def test_one_cookie_of_our_name_and_the_last_word_is_ours(site: Site, action: Any, ends: bool) -> None:
+def test_one_cookie_of_our_name_and_the_last_word_is_ours(site: ValidatedSite, action: Any, ends: bool) -> None:
     """W26, S13: whatever happened in the request, and also if the application sets that name itself."""
     site.visit(write)
     reply = site.visit(action, headers=[*PLAIN, ("Set-Cookie", f"{NAME}=theirs; Path=/"), ("Set-Cookie", f"{NAME}x=1")])
@@ -179,7 +179,7 @@ def test_one_cookie_of_our_name_and_the_last_word_is_ours(site: Site, action: An
         pytest.param(["X-Cookie"], "X-Cookie, Cookie", id="a name that ends alike"),
     ],
 )
-def test_Vary_is_merged(site: Site, said: list[str], vary: str) -> None:
+def test_Vary_is_merged(site: ValidatedSite, said: list[str], vary: str) -> None:
     """W27: once, in one header, whatever the application has said before."""
     reply = site.visit(read, headers=[*PLAIN, *(("vary", value) for value in said)])
 
@@ -214,7 +214,7 @@ ACCESSES: dict[str, Callable[[Session], object]] = {
 
 
 @pytest.mark.parametrize("action", ACCESSES.values(), ids=ACCESSES.keys())
-def test_every_access_varies(site: Site, action: Any) -> None:
+def test_every_access_varies(site: ValidatedSite, action: Any) -> None:
     """W27: CVE-2026-27205 was one kind of access forgotten: a cache then gives one visitor's page to all."""
     assert site.visit(action).header("Vary") == "Cookie"
     site.visit(write)
@@ -224,7 +224,7 @@ def test_every_access_varies(site: Site, action: Any) -> None:
 @pytest.mark.parametrize(
     "action", [repr, lambda session: session.outcome, lambda s: s.accessed], ids=["repr", "outcome", "accessed"]
 )
-def test_what_tells_nothing_of_the_session_does_not_vary(site: Site, action: Any) -> None:
+def test_what_tells_nothing_of_the_session_does_not_vary(site: ValidatedSite, action: Any) -> None:
     """W27: a debugger or a log must not make a page private."""
     site.visit(write)
 
@@ -244,7 +244,9 @@ def test_what_tells_nothing_of_the_session_does_not_vary(site: Site, action: Any
         pytest.param([("CDN-Cache-Control", "public"), ("X-CDN-Cache-Control", "x")], ["no-store"], id="for a CDN"),
     ],
 )
-def test_nothing_with_our_cookie_may_be_stored(site: Site, said: list[tuple[str, str]], sent: list[str]) -> None:
+def test_nothing_with_our_cookie_may_be_stored(
+    site: ValidatedSite, said: list[tuple[str, str]], sent: list[str]
+) -> None:
     """W28: over any other wish of the application; without our cookie its wish stands."""
     with_cookie, without = (site.visit(action, headers=[*PLAIN, *said]) for action in (write, nothing))
 
@@ -265,7 +267,7 @@ def test_nothing_with_our_cookie_may_be_stored(site: Site, said: list[tuple[str,
         pytest.param(f"{NAME}={DEAD}; {{0}}; {NAME}={'y' * 43}; {NAME}={'z' * 43}", id="four"),
     ],
 )
-def test_our_cookie_is_found_among_others(site: Site, around: str) -> None:
+def test_our_cookie_is_found_among_others(site: ValidatedSite, around: str) -> None:
     """W29: the one that names a live session counts, wherever it stands."""
     site.visit(write)
     found: list[Any] = []
@@ -275,7 +277,7 @@ def test_our_cookie_is_found_among_others(site: Site, around: str) -> None:
     assert reply.set_cookies == []
 
 
-def test_a_header_joined_by_commas_is_nobody(site: Site) -> None:
+def test_a_header_joined_by_commas_is_nobody(site: ValidatedSite) -> None:
     """W30: some servers join repeated headers so; guessing where a value ends is how attacks begin."""
     site.visit(write)
 
@@ -285,7 +287,7 @@ def test_a_header_joined_by_commas_is_nobody(site: Site) -> None:
 def test_a_mount_does_not_change_the_path_of_the_cookie(sqlite: str) -> None:
     """W32: it is an option; SCRIPT_NAME comes from the request."""
     for path, options in {"/": {}, "/shop": {"cookie_path": "/shop"}}.items():
-        site = Site(sqlite, **options)
+        site = ValidatedSite(sqlite, **options)
         reply = site.visit(write, environ={"SCRIPT_NAME": "/mount;x"})
 
         assert f"; Path={path};" in reply.set_cookies[0]
@@ -328,7 +330,7 @@ def test_werkzeug_finds_no_fault_either(sqlite: str) -> None:
     assert call(LintMiddleware(middleware), url="https://shop.example.test").status == 200
 
 
-def test_nothing_of_a_request_stays_on_the_middleware(site: Site) -> None:
+def test_nothing_of_a_request_stays_on_the_middleware(site: ValidatedSite) -> None:
     """W34: what one request leaves there, another thread finds."""
     site.visit(write)
     before = dict(vars(site.middleware))
@@ -348,7 +350,7 @@ def test_threads_see_their_own_session_only(sqlite: str) -> None:
         barrier.wait()
         return session["seen"]
 
-    site = Site(sqlite, as_list(meet))
+    site = ValidatedSite(sqlite, as_list(meet))
     replies: dict[str, list[Reply]] = {}
 
     def visit() -> None:
@@ -389,7 +391,7 @@ def test_a_request_within_a_request_has_the_same_session(sqlite: str, copy: Any)
 
 
 @pytest.mark.parametrize("name", ["environ", "env"])
-def test_get_session_takes_an_environ_or_a_request(site: Site, name: str) -> None:
+def test_get_session_takes_an_environ_or_a_request(site: ValidatedSite, name: str) -> None:
     """What frameworks hand around has the environ as an attribute; Falcon calls it env."""
     environ = make_environ()
     session = site.middleware.process_request(environ)
@@ -415,7 +417,7 @@ def test_get_session_says_what_is_missing(environ: dict[str, Any]) -> None:
         get_session(environ)
 
 
-def test_process_request_and_process_response_work_without_a_call(site: Site) -> None:
+def test_process_request_and_process_response_work_without_a_call(site: ValidatedSite) -> None:
     """Adapters for frameworks use the two halves; the headers passed in stay as they were."""
     environ, headers = make_environ(), list(PLAIN)
     site.middleware.process_request(environ)["a"] = 1
@@ -426,7 +428,7 @@ def test_process_request_and_process_response_work_without_a_call(site: Site) ->
     assert site.store.count() == 1
 
 
-def test_process_request_gives_the_session_that_is_there(site: Site) -> None:
+def test_process_request_gives_the_session_that_is_there(site: ValidatedSite) -> None:
     """An application that calls it again gets what the middleware will store, whatever its body is."""
     environ = make_environ()
     session = site.middleware.process_request(environ)
@@ -436,7 +438,7 @@ def test_process_request_gives_the_session_that_is_there(site: Site) -> None:
     assert site.middleware.process_request(environ) is not session  # served again, it is another request
 
 
-def test_process_response_returns_the_very_headers_of_an_untouched_session(site: Site) -> None:
+def test_process_response_returns_the_very_headers_of_an_untouched_session(site: ValidatedSite) -> None:
     """Nothing to say, nothing to copy."""
     environ, headers = make_environ(), list(PLAIN)
     site.middleware.process_request(environ)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sessionware import Session, UnstorableValue
-from tests.support.apps import KEY, PLAIN, Site, answering
+from tests.support.apps import KEY, PLAIN, ValidatedSite, answering
 from tests.support.counting import statements
 from tests.support.rows import all_rows
 from tests.support.wsgi import call, make_environ
@@ -62,7 +62,7 @@ def test_changes_while_the_body_is_sent_are_stored(sqlite: str, change: Any, how
             return map(lambda late: b"b" if late and [change(session)] else b"a", [False, True])  # noqa: C417
         return stream() if how == "generator" else Slotted(lambda: change(session))
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     expected: dict[str, Any] = {"a": 1, "items": [1]}
@@ -112,7 +112,7 @@ def test_changes_through_a_reference_are_stored(
             start_response("200 OK", list(PLAIN))
         return streaming(environ, start_response, held)
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     expected: Any = {"a": 1, "items": [1], **extra}
@@ -132,7 +132,7 @@ def test_reading_while_the_body_is_sent_writes_nothing(sqlite: str) -> None:
         start_response("200 OK", list(PLAIN))
         return (str(session.get("items")).encode() for _ in range(3))
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     with statements(site.store.database.engine) as calls:
         site.browser.get("/")
@@ -151,7 +151,7 @@ def test_a_stream_extends_its_session_once(sqlite: str) -> None:
         assert environ[KEY]["items"] == [1]
         yield b"b"
 
-    site = Site(sqlite, app, bare=True, save_every_request=True, purge_interval=None)
+    site = ValidatedSite(sqlite, app, bare=True, save_every_request=True, purge_interval=None)
     site.browser.get("/")
     site.clock.advance(60)
     with statements(site.store.database.engine) as calls:
@@ -182,7 +182,7 @@ def test_a_body_that_fails_stores_no_late_change(sqlite: str, status: str, read_
 
         return stream()
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/first")
     (cookie,) = site.browser.jar.stored.values()
     try:
@@ -206,7 +206,7 @@ def test_a_client_that_goes_away_loses_nothing(sqlite: str) -> None:
         yield b"b"
         session["never"] = 4
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get(stop_after=2)
     (cookie,) = site.browser.jar.stored.values()
 
@@ -227,7 +227,7 @@ def test_who_has_the_whole_body_finds_what_it_has_stored(sqlite: str) -> None:
 
         return stream()
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/")
     (cookie,) = site.browser.jar.stored.values()
     body = site.middleware(make_environ(cookie=f"{cookie.name}={cookie.value}"), lambda *_: print)
@@ -253,7 +253,7 @@ def test_a_late_change_that_cannot_be_stored_breaks_the_response_off_once(sqlite
 
         return stream()
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     body = site.middleware(make_environ(), lambda *_: print)
     with pytest.raises(UnstorableValue):
         list(body)

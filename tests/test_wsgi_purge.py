@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionware import Session
-from tests.support.apps import KEY, PLAIN, SHAPES, Action, Site, nothing
+from tests.support.apps import KEY, PLAIN, SHAPES, Action, ValidatedSite, nothing
 from tests.support.clock import Clock
 from tests.support.counting import statements
 from tests.support.rows import new_record, put_many
@@ -23,24 +23,24 @@ def read(session: Session) -> Any:
 
 
 @pytest.fixture(params=["list", "tuple", "object", "early", "late"])
-def site(request: pytest.FixtureRequest, sqlite: str) -> Site:
-    return Site(sqlite, shape=SHAPES[request.param], bare=True, idle_timeout=60, purge_interval=INTERVAL)
+def site(request: pytest.FixtureRequest, sqlite: str) -> ValidatedSite:
+    return ValidatedSite(sqlite, shape=SHAPES[request.param], bare=True, idle_timeout=60, purge_interval=INTERVAL)
 
 
-def rows(site: Site) -> int:
+def rows(site: ValidatedSite) -> int:
     """Return how many rows there are, dead or alive."""
     with site.store.database.engine.connect() as connection:
         return len(connection.execute(site.store.table.select()).all())
 
 
-def leave_behind(site: Site, count: int) -> None:
+def leave_behind(site: ValidatedSite, count: int) -> None:
     """Store sessions that will be long dead when the purge comes: its index counts in hours."""
     for _ in range(count):
         site.store.create({})
     site.clock.advance(2 * 3600)
 
 
-def test_removes_what_has_expired(site: Site) -> None:
+def test_removes_what_has_expired(site: ValidatedSite) -> None:
     """And an event tells how many."""
     leave_behind(site, 3)
     site.visit(read)
@@ -49,7 +49,7 @@ def test_removes_what_has_expired(site: Site) -> None:
     assert [event.reason for event in site.events if event.kind == "purged"] == ["3 rows"]
 
 
-def test_leaves_what_lives(site: Site) -> None:
+def test_leaves_what_lives(site: ValidatedSite) -> None:
     """Whatever else it does."""
     leave_behind(site, 3)
     site.visit(lambda session: session.update(a=1))
@@ -58,7 +58,7 @@ def test_leaves_what_lives(site: Site) -> None:
     assert site.look(read) == 1
 
 
-def test_a_page_that_does_not_use_its_session_never_pays_for_it(site: Site) -> None:
+def test_a_page_that_does_not_use_its_session_never_pays_for_it(site: ValidatedSite) -> None:
     """Untouched is untouched."""
     leave_behind(site, 1)
     with statements(site.store.database.engine) as calls:
@@ -71,7 +71,7 @@ def test_a_page_that_does_not_use_its_session_never_pays_for_it(site: Site) -> N
 @pytest.mark.parametrize("shape", ["list", "early", "late"])
 def test_the_client_has_its_answer_before(sqlite: str, shape: str) -> None:
     """It begins in close(), when the last byte has left."""
-    site = Site(sqlite, shape=SHAPES[shape], bare=True, idle_timeout=60, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, shape=SHAPES[shape], bare=True, idle_timeout=60, purge_interval=INTERVAL)
     leave_behind(site, 1)
     site._answer = SHAPES[shape](read)
     result: Any = site.middleware(make_environ(), lambda *_: lambda chunk: None)
@@ -84,7 +84,7 @@ def test_the_client_has_its_answer_before(sqlite: str, shape: str) -> None:
     assert [event.kind for event in site.events].count("purged") == 1
 
 
-def test_once_in_an_interval(site: Site) -> None:
+def test_once_in_an_interval(site: ValidatedSite) -> None:
     """Rows that expire meanwhile can wait."""
     leave_behind(site, 1)
     site.visit(read)
@@ -101,7 +101,7 @@ def test_once_in_an_interval(site: Site) -> None:
 
 def test_a_full_batch_means_another_soon(sqlite: str) -> None:
     """A backlog is worked off in small steps, not in one that blocks."""
-    site = Site(sqlite, bare=True, idle_timeout=60, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, bare=True, idle_timeout=60, purge_interval=INTERVAL)
     leave_behind(site, 1)
     (row,) = _copies(site, 1)
     with site.store.database.engine.begin() as connection:
@@ -117,7 +117,7 @@ def test_a_full_batch_means_another_soon(sqlite: str) -> None:
 
 def test_workers_do_not_begin_together(sqlite: str) -> None:
     """Each starts somewhere within the interval, so that short-lived ones get their turn and no two meet."""
-    sites = [Site(sqlite, purge_interval=INTERVAL) for _ in range(8)]
+    sites = [ValidatedSite(sqlite, purge_interval=INTERVAL) for _ in range(8)]
     starts = [site.middleware._purge._next - site.clock() for site in sites]
 
     assert len(set(starts)) == len(starts)
@@ -126,7 +126,7 @@ def test_workers_do_not_begin_together(sqlite: str) -> None:
 
 def test_it_can_be_left_to_a_cron_job(sqlite: str) -> None:
     """purge_interval=None."""
-    site = Site(sqlite, bare=True, idle_timeout=60, purge_interval=None)
+    site = ValidatedSite(sqlite, bare=True, idle_timeout=60, purge_interval=None)
     leave_behind(site, 1)
     site.visit(read)
 
@@ -135,7 +135,7 @@ def test_it_can_be_left_to_a_cron_job(sqlite: str) -> None:
 
 def test_a_full_batch_means_another_soon_whatever_was_in_it(sqlite: str) -> None:
     """A batch with one session in it that is still used, as there is always on a busy site, is not the last one."""
-    site = Site(sqlite, bare=True, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, bare=True, purge_interval=INTERVAL)
     site.visit(lambda session: session.update(a=2))
     with site.store.database.engine.begin() as connection:
         connection.execute(site.store.table.update().values(purge_hour=1))  # that of its creation, long ago
@@ -155,7 +155,7 @@ def test_a_clock_that_is_put_right_does_not_stop_the_purge(sqlite: str) -> None:
     """A machine that started years ahead must not wait for those years."""
     clock = Clock()
     clock.advance(10 * 365 * 86_400)
-    site = Site(sqlite, bare=True, idle_timeout=60, purge_interval=INTERVAL, clock=clock)
+    site = ValidatedSite(sqlite, bare=True, idle_timeout=60, purge_interval=INTERVAL, clock=clock)
     clock.advance(-10 * 365 * 86_400)
     leave_behind(site, 3)
     site.visit(read)
@@ -165,9 +165,9 @@ def test_a_clock_that_is_put_right_does_not_stop_the_purge(sqlite: str) -> None:
 
 def test_a_purge_that_fails_hurts_nobody(sqlite: str, caplog: pytest.LogCaptureFixture) -> None:
     """The answer has left; a line in the log tells, and the next interval tries again."""
-    site = Site(sqlite, bare=True, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, bare=True, purge_interval=INTERVAL)
     folder = Path(sqlite.removeprefix("sqlite:///")).parent
-    site = Site(f"sqlite:///{folder}/missing/sessions.db", bare=True, purge_interval=INTERVAL)
+    site = ValidatedSite(f"sqlite:///{folder}/missing/sessions.db", bare=True, purge_interval=INTERVAL)
     site.clock.advance(INTERVAL)
     with caplog.at_level(logging.WARNING, "sessionware"):
         replies = [site.visit(read), site.visit(read)]
@@ -179,7 +179,7 @@ def test_a_purge_that_fails_hurts_nobody(sqlite: str, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("action", [read, lambda s: s.update(a=1)], ids=["read", "changed"])
 def test_a_list_still_has_its_length(sqlite: str, action: Action) -> None:
     """W3: a server makes the Content-Length of it, also when a purge is due."""
-    site = Site(sqlite, bare=True, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, bare=True, purge_interval=INTERVAL)
     site.clock.advance(INTERVAL)
     site._answer = SHAPES["list"](action)
     result: Any = site.middleware(make_environ(), lambda *_: lambda chunk: None)
@@ -197,7 +197,7 @@ def test_a_stream_that_fails_still_purges(sqlite: str) -> None:
         yield b"a"
         raise LookupError
 
-    site = Site(sqlite, app, bare=True, idle_timeout=60, purge_interval=INTERVAL)
+    site = ValidatedSite(sqlite, app, bare=True, idle_timeout=60, purge_interval=INTERVAL)
     leave_behind(site, 1)
     with pytest.raises(LookupError):
         call(site.middleware)
@@ -205,6 +205,6 @@ def test_a_stream_that_fails_still_purges(sqlite: str) -> None:
     assert rows(site) == 0
 
 
-def _copies(site: Site, count: int) -> list[dict[str, Any]]:
+def _copies(site: ValidatedSite, count: int) -> list[dict[str, Any]]:
     with site.store.database.engine.connect() as connection:
         return [dict(row._mapping) for row in connection.execute(site.store.table.select()).all()][:count]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionware import ResponseStarted, Session, SessionMiddleware
-from tests.support.apps import KEY, PLAIN, SHAPES, Site, nothing
+from tests.support.apps import KEY, PLAIN, SHAPES, ValidatedSite, nothing
 from tests.support.wsgi import call, make_environ
 
 ERROR = "500 Internal Server Error"
@@ -109,7 +109,7 @@ def test_arguments_reach_the_server_as_they_were_given(sqlite: str, action: Any)
 @pytest.mark.parametrize("status", ["404 Not Found", ERROR])
 def test_a_second_answer_before_the_first_byte_replaces_the_first(sqlite: str, status: str) -> None:
     """W9: its status decides what is stored, and our headers stand in it once."""
-    site = Site(sqlite, shape=SHAPES["restart"])
+    site = ValidatedSite(sqlite, shape=SHAPES["restart"])
     reply = site.visit(write, status)
     stored = status != ERROR
 
@@ -129,7 +129,7 @@ def test_a_second_answer_after_an_empty_chunk_has_our_headers_once(sqlite: str, 
         with_error(start_response, status)
         yield b"sorry"
 
-    site = Site(sqlite, app)
+    site = ValidatedSite(sqlite, app)
     reply = site.browser.get()
 
     assert (reply.status, reply.body, reply.header("X-First")) == (int(status[:3]), b"sorry", None)
@@ -148,7 +148,7 @@ def test_a_late_change_before_a_late_error_page_is_not_stored(sqlite: str) -> No
             with_error(start_response)
         yield b"end"
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/")
 
     assert site.browser.get("/error").status == 500
@@ -166,7 +166,7 @@ def test_an_error_after_the_first_byte_comes_out(sqlite: str, action: Any) -> No
         with_error(start_response)
 
     with pytest.raises(LookupError, match="broken"):
-        Site(sqlite, app).browser.get()
+        ValidatedSite(sqlite, app).browser.get()
 
 
 @pytest.mark.parametrize("act", [lambda s: s.login("bob"), lambda s: s.get("a")], ids=["login", "look"])
@@ -303,7 +303,7 @@ def test_what_was_written_comes_first(sqlite: str) -> None:
         write(b"two ")
         return [b"three"]
 
-    site = Site(sqlite, app)
+    site = ValidatedSite(sqlite, app)
     reply = site.browser.get()
 
     assert (reply.body, len(reply.set_cookies), site.store.count()) == (b"one two three", 1, 1)
@@ -332,7 +332,7 @@ def test_changes_after_write_are_stored(sqlite: str, change: Any, read_before: b
             change(session)
         return [b"end"]
 
-    site = Site(sqlite, app, bare=bare)
+    site = ValidatedSite(sqlite, app, bare=bare)
     site.browser.get("/first")
     before = _stored(site)
     change(before[0])
@@ -353,7 +353,7 @@ def test_a_change_after_write_of_an_error_page_is_not_stored(sqlite: str) -> Non
             environ[KEY]["a"] = 2
         return []
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get("/")
     site.browser.get("/error")
 
@@ -403,7 +403,7 @@ def test_a_session_cannot_begin_after_the_headers(sqlite: str, begin: Any, how: 
         later(environ[KEY])
         return []
 
-    site = Site(sqlite, app, bare=True)
+    site = ValidatedSite(sqlite, app, bare=True)
     site.browser.get()
 
     assert len(caught) == 1
@@ -414,7 +414,7 @@ def test_a_session_cannot_begin_after_the_headers(sqlite: str, begin: Any, how: 
 def test_no_header_is_added_that_belongs_to_the_server(sqlite: str, shape: Any) -> None:
     """W5, W16: Vary, Set-Cookie and Cache-Control, and nothing of the application's is changed."""
     headers = [*PLAIN, ("ETag", '"x"'), ("Location", "../relative"), ("Content-Length", "4")]
-    reply = Site(sqlite, shape=shape).visit(write, "302 Found", headers)
+    reply = ValidatedSite(sqlite, shape=shape).visit(write, "302 Found", headers)
 
     assert reply.headers[:4] == headers
     assert sorted(name for name, _ in reply.headers[4:]) == ["Cache-Control", "Set-Cookie", "Vary"]
@@ -457,7 +457,7 @@ def test_changes_between_start_response_and_the_first_byte_count(sqlite: str) ->
         yield b"body"
 
     for application in (app, late):
-        site = Site(sqlite, application)
+        site = ValidatedSite(sqlite, application)
 
         assert len(site.browser.get().set_cookies) == 1
         assert site.browser.get().text == "body"
@@ -493,7 +493,7 @@ def _serve(middleware: SessionMiddleware, server: Server) -> None:
             close()
 
 
-def _stored(site: Site) -> list[dict[str, Any]]:
+def _stored(site: ValidatedSite) -> list[dict[str, Any]]:
     """Return the values of the one browser's session, read past the middleware."""
     cookies = [cookie.value for cookie in site.browser.jar.stored.values()]
     return [values for values in map(site.store.read, cookies) if values is not None]

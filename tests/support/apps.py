@@ -147,7 +147,7 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-class Site:
+class ValidatedSite:
     """The middleware between validators; *bare*: without those inside, which wrap every body.
 
     *app* None: visits say what happens in them.
@@ -199,7 +199,7 @@ class Site:
         return self._answer(environ, start_response)
 
 
-def opened(site: Site, key: str | None) -> Session:
+def opened(site: ValidatedSite, key: str | None) -> Session:
     """Return the session of a new request with this key; nobody answers it."""
     cookie = None if key is None else f"{site.middleware.cookie.name}={key}"
     return site.middleware.process_request(make_environ(cookie=cookie))

@@ -35,7 +35,7 @@ def look(session: Session) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Visit:
+class Visited:
     """One request: what the client got, and what the page made of the session."""
 
     reply: Reply
@@ -77,7 +77,7 @@ class Site:
         status: str = "200 OK",
         headers: Iterable[tuple[str, str]] = (),
         **options: Any,
-    ) -> Visit:
+    ) -> Visited:
         """Serve one request whose page is *act*; *key* is put into a cookie, *cookie* is a raw header.
 
         *headers* are the application's, other *options* those of call().
@@ -87,7 +87,7 @@ class Site:
         page = _Page(act, status, [("Content-Type", "text/plain"), *headers])
         options["environ"] = {"test.page": page, **options.get("environ", {})}
         reply = call(self.middleware, cookie=cookie, **{"url": HTTPS, **options})
-        return Visit(reply, page.value)
+        return Visited(reply, page.value)
 
     def begin(self, **values: Any) -> str:
         """Have a visitor without a cookie begin a session; return its key."""
