@@ -111,8 +111,8 @@ def _attributes(domain: str | None, path: str, secure: bool, httponly: bool, sam
     """Return what follows ``name=value``: the same in every header, so that WebOb writes it once."""
     placeholder = make_cookie("n", "v", path="/", domain=domain, secure=secure, httponly=httponly, samesite=samesite)
     written = placeholder.removeprefix("n=v").replace("; secure", "; Secure")
-    written = written.replace("; Path=/", f"; Path={path}")  # WebOb escapes what browsers take as it stands
     written = re.sub("samesite=[a-z]+", f"SameSite={samesite.capitalize()}", written, flags=re.IGNORECASE)
+    written = written.replace("; Path=/", f"; Path={path}")  # WebOb escapes what browsers take as it stands
     return f"{written}; Partitioned" if partitioned else written
 
 

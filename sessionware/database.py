@@ -217,14 +217,13 @@ class Database:
     ) -> T:
         longest = _LONGEST_PAUSE_SQLITE if self.dialect.name == "sqlite" else _LONGEST_PAUSE
         pause, lost = min(0.002, longest), False
-        # What was lost late has hung for as long as an answer may take: it would again, and so would the question.
-        while trouble.kind in (Kind.LOST, Kind.TRANSIENT) and time.monotonic() <= deadline:
+        while trouble.kind is Kind.LOST or (trouble.kind is Kind.TRANSIENT and time.monotonic() <= deadline):
             if trouble.kind is Kind.LOST:
                 answer: T = if_lost()
                 if answer is not NOT_MADE:
                     return answer
-                if lost:
-                    break  # the pool is new after a loss: a second one is the server's
+                if lost or time.monotonic() > deadline:
+                    break  # the pool is new after a loss: a second one is the server's; a late one may have hung
                 lost = True
             time.sleep(random.uniform(0, pause))
             pause = min(pause * 2, longest)
@@ -246,7 +245,7 @@ def _check(engine: sa.Engine) -> None:
         raise ConfigurationError(f"database must be one of {', '.join(SUPPORTED)}, not {dialect.name}.")
     if dialect.is_async:
         raise ConfigurationError(f"database must have a driver for WSGI, which {dialect.driver} is not.")
-    if dialect.name in ("mysql", "mariadb") and engine.url.query.get("charset", "utf8mb4") != "utf8mb4":
+    if dialect.name in ("mysql", "mariadb") and str(engine.url.query.get("charset", "utf8mb4")).lower() != "utf8mb4":
         raise ConfigurationError(
             "database must have charset=utf8mb4, or no charset: in another one several users become one."
         )

@@ -22,6 +22,19 @@ T = TypeVar("T")
 class Lifecycle(Saving):
     """One session during one request."""
 
+    def second_run(self) -> "Lifecycle | None":
+        """Return what a second run of the request begins with; None: with the cookie, as the first did."""
+        life = Lifecycle(self._settings, None)
+        if self.record is not None and (self.cookie_due or self.cookie_owed):
+            assert self.key is not None, "a stored session has a key"
+            life.offered, life.cookie_owed = (self.key,), True  # which the browser has not got yet
+        elif self.outcome is ENDED:
+            life._forget()
+            life.offered, life.outcome = self.offered, ENDED
+        else:
+            return None
+        return life
+
     # Changed
 
     def atomic(self, change: Callable[[Values], T], *, newest: bool = False) -> T:

@@ -202,6 +202,8 @@ class SessionMiddleware:
         return isinstance(session, Session) and session.stage != OPEN
 
     def _cookie_after(self, life: Lifecycle, status: str) -> str | None:
+        if life.cookie_owed and not life.cookie_due:
+            life.send_owed_cookie()
         if life.superseded:
             return None  # the browser has, or will get, a newer cookie than ours
         if life.cookie_due and life.key is not None:
@@ -270,7 +272,7 @@ class SessionMiddleware:
         if complete:
             self._commit_late(exchange, session)
         # Should this environ be served again, then with a new session.
-        session.stage = ALONE if complete and not exchange.failed else SENT
+        session.stage = ALONE if complete and exchange.decided and not exchange.failed else SENT
         if session.life is not None:
             self._purge.take_turn()
 

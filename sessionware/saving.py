@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from enum import Enum
 from typing import NoReturn, TypeVar
 
@@ -38,8 +37,6 @@ class Outcome(Enum):
     ENDED = "ended"
 
 
-_making_turns = threading.Lock()
-
 # Members by a name of their own: a look into an Enum goes through its metaclass, and costs ten times as much.
 _, READ, CREATED, SAVED, TOUCHED, ROTATED, ENDED = Outcome
 
@@ -64,14 +61,7 @@ class Saving(Finding):
         self.cookie_owed = False  # it is to, if the key is still good when the response leaves
         self._unchecked: tuple[float, list[str], bool] | None = None  # a login that is stored, and may be revoked
         self._aside = False  # a save is under way for which no cookie is sent
-        self._turn: threading.RLock | None = None
-
-    def alone(self) -> AbstractContextManager[object]:
-        """Return what lets one thread of the request at a time store the session, or end it."""
-        if self._turn is None:
-            with _making_turns:
-                self._turn = self._turn or threading.RLock()
-        return self._turn
+        self.turn = threading.RLock()  # one thread of the request at a time stores the session, or ends it
 
     def open(self) -> Values:
         """Return the values, loading them at the first call; one statement, none without a key."""
@@ -148,7 +138,7 @@ class Saving(Finding):
 
         No cookie is sent for that unless the key changes: by the time the response leaves, the browser may
         have got a newer one. So the use is not noted either, or the next one, which can have the cookie sent,
-        would not be due. A new expiry is noted; whether the cookie can tell of it is asked in the end.
+        would not be due. A new expiry is noted, and whether the cookie can tell of it is asked in the end.
         """
         stored, due = self.record if self.next_key is None else None, self.cookie_due
         self._aside = stored is not None and self.expiry == stored.expiry
@@ -160,13 +150,15 @@ class Saving(Finding):
             self.cookie_due, self.cookie_owed = False, True
 
     def send_owed_cookie(self) -> None:
-        """Have the response tell of an expiry that was stored aside, if the session still has this key."""
+        """Have the response tell of what was stored aside, unless another request has changed that since."""
         self.cookie_owed = False
         try:
+            self.resolve()
             found = self._store.load(self.digest)
         except StoreUnavailable:
-            return  # it is stored, and the next extension tells of it
-        self.cookie_due = found is not None and found.is_live(self.now())
+            self.cookie_due = True  # nobody can tell; a browser that never heard of it would lose the session for sure
+            return
+        self.cookie_due = found is not None and found.is_live(self.now()) and found.expiry == self.expiry
 
     def _encode(self, values: Values) -> str:
         text = self._settings.codec.encode(values)
@@ -269,7 +261,7 @@ class Saving(Finding):
         mine = self._settings.codec.decode(self._encode(self.open()))
         merged = merge(base, mine, theirs, self._settings.on_conflict)
         adopt(self.open(), merged.values)
-        of_another = self.cleared and self.restarts  # the login of another user, who inherits nothing
+        of_another = self.record.user_id not in (None, self.user_id)  # this is a login: nothing is inherited
         if self.expiry == self.record.expiry and not of_another:
             self.expiry = record.expiry
         self.record = record

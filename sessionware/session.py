@@ -1,7 +1,7 @@
 """Session: the dictionary that is still there at the next request.
 
 Names and rules are Django's where Django has them; see its documentation for the concepts. What
-becomes of the values is in `lifecycle`.
+becomes of the values is in `lifecycle` and `saving`.
 """
 
 import weakref
@@ -194,7 +194,8 @@ class Session(MutableMapping[str, Any]):
         self._modified = bool(value)
         self._handed_out = self._handed_out and self._modified
         self._opened().forced = self._modified
-        if self._modified:
+        if self._modified and self.stage != OPEN:
+            self._values_to_change()
             self._changed()
 
     def is_empty(self) -> bool:
@@ -213,7 +214,7 @@ class Session(MutableMapping[str, Any]):
         UnstorableValue, ResponseStarted and StoreUnavailable.
         """
         life = self._to_be_stored()
-        with life.alone():
+        with life.turn:
             life.refuse_if_shut()
             life.confirm_admission()
             text = life.pending(dirty=True, demanded=True)
@@ -230,7 +231,7 @@ class Session(MutableMapping[str, Any]):
         """
         newest = not self._opened().settled
         life = self._to_be_stored()
-        with life.alone():
+        with life.turn:
             return life.atomic(change, newest=newest)
 
     def flush(self) -> None:
@@ -241,7 +242,7 @@ class Session(MutableMapping[str, Any]):
         self.accessed = True
         self._modified, self._handed_out = True, False
         life = self._opened()
-        with life.alone():
+        with life.turn:
             life.end("logout")
 
     def logout(self, *, clear_site_data: bool = False) -> None:
@@ -252,12 +253,13 @@ class Session(MutableMapping[str, Any]):
     def cycle_key(self) -> None:
         """Give the session a new key with the save at the end of the request; the old one is dead from then on.
 
-        Call it when privileges change (OWASP: session fixation). A request that fails changes nothing.
+        Call it when privileges change (OWASP: session fixation). A request that fails changes nothing, unless `save`
+        or `atomic` came in between.
         """
         self._before_headers()
         self._values()
         life = self._opened()
-        with life.alone():
+        with life.turn:
             life.cycle_key()
         self._modified = True
 
@@ -271,7 +273,7 @@ class Session(MutableMapping[str, Any]):
         self._before_headers()
         self._values()
         life = self._opened()
-        with life.alone():
+        with life.turn:
             life.login(user)
         self._modified = True
 
@@ -345,30 +347,33 @@ class Session(MutableMapping[str, Any]):
             return
         if life.admitted_at is not None:
             life.confirm_admission()
-        dirty = self._modified or self._handed_out
-        if (dirty or life.next_key is not None) and self._store_changes(life, dirty=dirty):
-            pass  # and so extended
-        elif life.record is not None:
+        may_differ = self._modified or self._handed_out or life.next_key is not None
+        if may_differ and self._store_changes(life):
+            return  # and so extended it
+        if life.record is not None:
             if extend or self._settings.lifetime.is_unconfirmed(life.record):
                 life.touch()
-        elif life.values and life.is_shut():
+        elif (life.values or life.cleared) and life.is_shut():
             life.drop("nobody can tell which of several sessions it is, or it has a key that this request has not")
-        if life.cookie_owed and not life.cookie_due:
-            life.send_owed_cookie()
-        self._modified = False  # but what was handed out may change again while the body is sent
 
-    def _store_changes(self, life: Lifecycle, *, dirty: bool) -> bool:
-        with life.alone():
-            text = life.pending(dirty=dirty)
-            if text is not None:
-                save = life.save_aside if self.stage != OPEN else life.save
-                save(text)
+    def _store_changes(self, life: Lifecycle) -> bool:
+        with life.turn:
+            modified, self._modified = self._modified, False  # before the look at the values: another thread may go on
+            try:
+                # What was handed out may change again while the body is sent, so that stays as it is.
+                text = life.pending(dirty=modified or self._handed_out)
+                if text is not None:
+                    save = life.save_aside if self.stage != OPEN else life.save
+                    save(text)
+            except BaseException:
+                self._modified = modified
+                raise
         return text is not None
 
     def start_over(self) -> None:
         """Forget what the request has done so far; what it has stored already stays. For adapters of frameworks."""
-        self.accessed = self._modified = self._handed_out = self.clear_site_data = False
-        self.life = None
+        self.accessed = self._modified = self._handed_out = False
+        self.life = self.life and self.life.second_run()
 
     def extend_unused(self) -> None:
         """Extend a session that this request has not used; if there is no live one, it stays unused."""

@@ -248,7 +248,7 @@ class SessionStore(Rows):
             return remove_expired(run, self._sql, int(self.clock()), size, max_batches, note)
 
         try:
-            more = self._elected_while(work, lambda: removed)
+            more = self._elected_while(work, lambda: removed if max_batches is None else 0)
         except TableMissing:
             more = False
         if removed:

@@ -239,6 +239,12 @@ def test_a_wrong_database_is_told_at_once(url: Any, says: str) -> None:
     assert SECRET not in _everything_of(caught.value)
 
 
+@pytest.mark.parametrize("query", ["", "?charset=utf8mb4", "?charset=UTF8MB4"])
+def test_a_character_set_that_holds_all_characters_is_taken(query: str) -> None:
+    """However it is written."""
+    SessionStore(f"mysql+pymysql://bob@127.0.0.1:1/x{query}")
+
+
 def test_an_asynchronous_engine_is_refused() -> None:
     """WSGI waits for nobody's event loop."""
     engine = sa.create_engine("sqlite://")

@@ -686,6 +686,84 @@ def test_pyramid_retries_begin_anew(sqlite: str) -> None:
     assert visitor.get("/").text == "2 ['bought', 'bought']"
 
 
+@pytest.mark.parametrize("rotate", ["cycle_key", "login"])
+@pytest.mark.parametrize("known", [False, True], ids=["new", "stored"])
+def test_pyramid_retries_go_on_from_what_is_stored(sqlite: str, rotate: str, known: bool) -> None:
+    """A new key that an attempt has stored is the visitor's: the old one is dead, and no other session begins."""
+    attempts = []
+
+    def enter(request: Any) -> Any:
+        session = request.session
+        if "start" in request.params:
+            session["a"] = 1
+            return Response("started")
+        attempts.append(dict(session))
+        session.cycle_key() if rotate == "cycle_key" else session.login("ann")
+        session["b"] = len(attempts)
+        session.save()
+        if len(attempts) < 3:
+            raise RetryableException
+        return Response("entered")
+
+    with Configurator(settings={"retry.attempts": 3}) as config:
+        config.include("pyramid_retry")
+        config.include("sessionware.frameworks.pyramid")
+        config.add_route("enter", "/")
+        config.add_view(enter, route_name="enter")
+    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    browser = Browser(validated(middleware))
+    if known:
+        browser.get("/?start=1")
+    reply = browser.get("/")
+
+    first = {"a": 1} if known else {}
+    assert (reply.text, attempts) == ("entered", [first, first | {"b": 1}, first | {"b": 2}])
+    assert middleware.store.read(reply.cookies[NAME]) == first | {"b": 3}
+    assert middleware.store.count() == 1
+
+
+def test_pyramid_retries_keep_a_logout(sqlite: str) -> None:
+    """The session has ended, whatever the next attempt does: its cookie goes."""
+    attempts = []
+
+    def leave(request: Any) -> Any:
+        attempts.append(1)
+        if len(attempts) == 1:
+            request.session.invalidate()
+            raise RetryableException
+        return Response("left")
+
+    with Configurator(settings={"retry.attempts": 3}) as config:
+        config.include("pyramid_retry")
+        config.include("sessionware.frameworks.pyramid")
+        config.add_route("leave", "/")
+        config.add_view(leave, route_name="leave")
+    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    key = middleware.store.create({"a": 1})
+    reply = call(validated(middleware), cookie=f"{NAME}={key}", url="https://example.test")
+
+    assert (reply.text, reply.cookies, middleware.store.count()) == ("left", {NAME: ""}, 0)
+
+
+def test_pyramid_retries_without_the_middleware_are_none_of_ours() -> None:
+    """Tests and scripts of Pyramid run without it; a page that needs no session is retried as ever."""
+    attempts = []
+
+    def work(request: Any) -> Any:
+        attempts.append(1)
+        if len(attempts) < 2:
+            raise RetryableException
+        return Response("done")
+
+    with Configurator(settings={"retry.attempts": 3}) as config:
+        config.include("pyramid_retry")
+        config.include("sessionware.frameworks.pyramid")
+        config.add_route("work", "/")
+        config.add_view(work, route_name="work")
+
+    assert TestApp(config.make_wsgi_app()).get("/").text == "done"
+
+
 def test_pyramid_without_retries_needs_no_package(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyramid_retry is looked for, not demanded."""
     monkeypatch.setitem(sys.modules, "pyramid_retry", None)

@@ -195,3 +195,18 @@ def test_a_login_inherits_no_expiry_of_the_user_before(sqlite: str) -> None:
     first.end()
 
     assert Visit(middleware, first.cookie).session.get_expiry_age() == 14 * DAY
+
+
+def test_clear_and_a_login_of_the_same_user_keep_what_another_request_sets(sqlite: str) -> None:
+    """The values go; the expiry is the same user's wish."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    key = middleware.store.create({"a": 1}, "ann")
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.load()
+    first.session.clear()
+    first.session.login("ann")
+    second.session.set_expiry(7200)
+    second.end()
+    first.end()
+
+    assert Visit(middleware, first.cookie).session.get_expiry_age() == 7200

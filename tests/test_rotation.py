@@ -1,5 +1,6 @@
 """A new key for a session: all of it or nothing, and the old one dead at once."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
@@ -388,9 +389,10 @@ def test_a_database_that_goes_after_a_rotation_and_comes_back_logs_nobody_out(
         pytest.param(lambda s: (s.clear(), s.atomic(lambda values: values.update(b=1))), id="clear and atomic"),
     ],
 )
+@pytest.mark.parametrize("status", ["200 OK", "500 Oops"])
 @pytest.mark.parametrize("rotated", [False, True], ids=["as it was", "rotated"])
 def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
-    database: str, operation: Callable[[Session], None], rotated: bool
+    database: str, operation: Callable[[Session], None], rotated: bool, status: str
 ) -> None:
     """The cookie has to tell of a new expiry, but not with a key that is dead by then: the browser has a newer one."""
     middleware = SessionMiddleware(lambda *_: [], database, purge_interval=None)
@@ -401,7 +403,7 @@ def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
     if rotated:
         second.session.login("ann")
         second.end()
-    first.end()
+    first.end(status)
 
     assert first.interrupted is None
     assert first.cookie == (None if rotated else key)
@@ -409,7 +411,7 @@ def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
 
 
 def test_an_expiry_that_is_stored_fails_nobody_when_the_database_goes(sqlite: str) -> None:
-    """All is stored; that the cookie cannot tell of it is no reason for an error page."""
+    """All is stored, and the cookie tells of it: a browser that never heard of it would lose the session for sure."""
     middleware = SessionMiddleware(lambda *_: [], sqlite, purge_interval=None)
     visit = Visit(middleware, middleware.store.create({"a": 1}))
     visit.session.set_expiry(3600)
@@ -422,4 +424,45 @@ def test_an_expiry_that_is_stored_fails_nobody_when_the_database_goes(sqlite: st
     with watching(engine, strike):
         visit.end()
 
-    assert (visit.interrupted, visit.cookie) == (None, None)
+    assert visit.interrupted is None
+    assert visit.cookie == visit.session.session_key
+
+
+def test_an_expiry_that_another_request_has_changed_since_is_not_told(sqlite: str) -> None:
+    """Who asked to be forgotten with the browser must not get a cookie of thirty days by an answer that is late."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite, purge_interval=None)
+    key = middleware.store.create({"a": 1})
+    first, second = Visit(middleware, key), Visit(middleware, key)
+    first.session.set_expiry(30 * 86400)
+    first.session.save()
+    second.session.set_expiry(0)
+
+    assert (second.end().cookie, first.end().cookie) == (key, None)
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+def test_a_rotation_whose_answer_is_lost_late_is_asked_for_all_the_same(
+    networked: str, rotate: Callable[[Session], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that gives up, a log that is slow to flush: it is stored, and its key must reach the visitor."""
+    middleware = middleware_on(networked)
+    engine = middleware.store.database.engine
+    key = middleware.store.create(VALUES, "ann")
+    began = time.monotonic()
+    later = [0.0]
+    monkeypatch.setattr("sessionware.database.time.monotonic", lambda: began + sum(later))
+
+    def strike(call: Call, proceed: Proceed) -> Any:
+        if not call.sql.startswith("COMMIT") or len(later) > 1:
+            return proceed()
+        proceed()
+        later.append(60.0)
+        raise driver_error(engine, "OperationalError", 2013, "lost")
+
+    visit = rotating(middleware, key, rotate)
+    with watching(engine, strike):
+        visit.end()
+
+    assert len(later) == 2
+    assert visit.interrupted is None
+    assert middleware.store.read(str(visit.cookie)) == VALUES

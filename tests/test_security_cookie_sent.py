@@ -591,7 +591,7 @@ def test_s21_a_fault_after_the_logout_takes_nothing_of_it_back(sqlite: str) -> N
     assert reply.header("Clear-Site-Data") == '"cache", "cookies", "storage"'
 
 
-@pytest.mark.parametrize("path", ["/a,b", '/a"b', "/a\\b", "/ab,c'\"=@~%20"])
+@pytest.mark.parametrize("path", ["/a,b", '/a"b', "/a\\b", "/ab,c'\"=@~%20", "/samesite=x"])
 def test_s14_a_path_is_sent_as_it_stands(sqlite: str, path: str) -> None:
     """Browsers decode nothing in it (RFC 6265, 5.2.4): an escaped one would match no page, and no cookie come back."""
     reply = Site(sqlite, cookie_path=path).visit(write).reply

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sessionware import ConfigurationError, keys
+from sessionware import ConfigurationError, StoreUnavailable, keys
 from sessionware import purge as purge_module
 from sessionware.events import SessionEvent
 from sessionware.record import TOMBSTONE_SECONDS, Lifetime
@@ -346,3 +346,21 @@ def test_a_purge_in_another_schema_is_not_waited_for(postgresql: str, clock: Clo
         put_many(stores[-1], [new_record(clock() - 9000)])
 
     assert stores[0].database.elected(stores[0].table.name, lambda _: stores[1].purge()) == 1
+
+
+def test_a_purge_in_a_request_is_one_batch_whatever_fails(
+    store: SessionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no place to go on for as long as something can be removed."""
+    put_many(store, [new_record(clock(), lives=-1) for _ in range(20)])
+    elected = store.database.elected
+
+    def fail_afterwards(*words: Any) -> Any:
+        elected(*words)
+        raise StoreUnavailable("the lock was not let go")
+
+    monkeypatch.setattr(store.database, "elected", fail_afterwards)
+    with pytest.raises(StoreUnavailable):
+        store.purge_some(5)
+
+    assert row_count(store) == 15

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from sessionware import Session, UnstorableValue
+from sessionware import ResponseStarted, Session, SessionMiddleware, SessionStore, StoreUnavailable, UnstorableValue
+from sessionware.session import ALONE
 from tests.support.apps import KEY, PLAIN, ValidatedSite, answering
 from tests.support.counting import statements
 from tests.support.rows import all_rows
+from tests.support.visit import Visit
 from tests.support.wsgi import call, make_environ
 
 
@@ -260,3 +262,59 @@ def test_a_late_change_that_cannot_be_stored_breaks_the_response_off_once(sqlite
     body.close()  # type: ignore[attr-defined]  # ours has one
 
     assert [row["data"] for row in all_rows(site.store).values()] == ['{"a":1}']
+
+
+def test_an_expiry_that_is_set_late_costs_no_look(sqlite: str) -> None:
+    """No header can tell of it any more."""
+
+    def streamed(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        session = environ[KEY]
+        session.get("a")
+        start("200 OK", list(PLAIN))
+        yield b"one"
+        session.set_expiry(60)
+        yield b"two"
+
+    site = ValidatedSite(sqlite, streamed)
+    key = site.store.create({"a": 1})
+    with statements(site.store.database.engine) as calls:
+        call(site.middleware, cookie=f"__Host-sessionid={key}")
+
+    assert calls.verbs == ["SELECT", "UPDATE"]
+
+
+def test_modified_after_the_headers_is_told_or_stored(sqlite: str) -> None:
+    """Also of a session that nobody has looked at: nothing is lost without a word."""
+    middleware = SessionMiddleware(lambda *_: [], sqlite)
+    visit = Visit(middleware, middleware.store.create({"a": 1}))
+    visit.end()
+    visit.session.stage = ALONE
+    with statements(middleware.store.database.engine) as calls:
+        visit.session.modified = True
+    nobody = Visit(middleware)
+    nobody.end()
+
+    assert calls.verbs == ["SELECT", "UPDATE"]
+    with pytest.raises(ResponseStarted):
+        nobody.session.modified = True
+
+
+def test_a_late_page_that_was_answered_with_503_stores_nothing_later(sqlite: str) -> None:
+    """What it had set was not stored, and is not with the next change behind it."""
+    store = SessionStore(sqlite)
+    key = store.create({"a": 1})
+    sessions = []
+
+    def late(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        sessions.append(environ[KEY])
+        environ[KEY]["x"] = 1
+        yield from fail()
+
+    def fail() -> Iterator[bytes]:
+        raise StoreUnavailable
+
+    reply = call(SessionMiddleware(late, store), cookie=f"__Host-sessionid={key}")
+    sessions[0]["later"] = 1
+
+    assert reply.status == 503
+    assert store.read(key) == {"a": 1}

@@ -15,7 +15,7 @@ from pyramid.interfaces import ISession
 from pyramid.request import Request
 from zope.interface import implementer
 
-from ..session import ENVIRON_KEY, get_session
+from ..session import ENVIRON_KEY, Session, get_session
 
 
 def includeme(config: Configurator) -> None:
@@ -31,7 +31,9 @@ def includeme(config: Configurator) -> None:
 
 def _start_over(key: str, event: Any) -> None:
     """Forget what an attempt has done that failed: the next one has the same environ."""
-    get_session(event.environ, key).start_over()
+    session = event.environ.get(key)
+    if isinstance(session, Session):
+        session.start_over()
 
 
 @implementer(ISession)
