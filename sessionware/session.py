@@ -136,7 +136,10 @@ class Session(MutableMapping[str, Any]):
             self._changed()
 
     def clear(self) -> None:
-        """Drop all values, without loading them; key and row stay."""
+        """Drop all values, without loading them; key and row stay.
+
+        Stored even if there were none: another request may have added some.
+        """
         self.accessed = True
         if self.stage != OPEN:
             self._values_to_change()

@@ -114,7 +114,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def clear(self) -> None:
-        self.change(lambda session: session.clear())
+        self.request(lambda session: session.clear())
+        self.model.values.clear()
+        if self.model.stored:  # also of an empty one: somebody may have added something
+            self.model.store(self.site.clock())
 
     @rule(name=names, first=values, second=values)
     def save_in_between(self, name: str, first: Any, second: Any) -> None:
