@@ -661,6 +661,16 @@ def test_pyramid_faults_reach_the_middleware() -> None:
     assert (reply.status, reply.header("Retry-After"), reply.set_cookies) == (503, "5", [])
 
 
+def retried(view: Any) -> Any:
+    """Return a Pyramid application of one page, which is tried up to three times."""
+    with Configurator(settings={"retry.attempts": 3}) as config:
+        config.include("pyramid_retry")
+        config.include("sessionware.frameworks.pyramid")
+        config.add_route("page", "/")
+        config.add_view(view, route_name="page")
+        return config.make_wsgi_app()
+
+
 def test_pyramid_retries_begin_anew(sqlite: str) -> None:
     """pyramid_retry runs the view again on the same environ: what the attempts that failed have done is gone."""
     attempts = []
@@ -673,12 +683,8 @@ def test_pyramid_retries_begin_anew(sqlite: str) -> None:
             raise RetryableException
         return Response(f"{request.session['count']} {request.session.peek_flash()}")
 
-    config = Configurator(settings={"retry.attempts": 3})
-    config.include("pyramid_retry")
-    config.include("sessionware.frameworks.pyramid")
-    config.add_route("buy", "/")
-    config.add_view(buy, route_name="buy")
-    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    app = retried(buy)
+    middleware = SessionMiddleware(app, sqlite)
     visitor = TestApp(middleware, extra_environ={"wsgi.url_scheme": "https"})
 
     assert visitor.get("/").text == "1 ['bought']"
@@ -705,12 +711,8 @@ def test_pyramid_retries_go_on_from_what_is_stored(sqlite: str, rotate: str, kno
             raise RetryableException
         return Response("entered")
 
-    with Configurator(settings={"retry.attempts": 3}) as config:
-        config.include("pyramid_retry")
-        config.include("sessionware.frameworks.pyramid")
-        config.add_route("enter", "/")
-        config.add_view(enter, route_name="enter")
-    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    app = retried(enter)
+    middleware = SessionMiddleware(app, sqlite)
     browser = Browser(validated(middleware))
     if known:
         browser.get("/?start=1")
@@ -733,12 +735,8 @@ def test_pyramid_retries_keep_a_logout(sqlite: str) -> None:
             raise RetryableException
         return Response("left")
 
-    with Configurator(settings={"retry.attempts": 3}) as config:
-        config.include("pyramid_retry")
-        config.include("sessionware.frameworks.pyramid")
-        config.add_route("leave", "/")
-        config.add_view(leave, route_name="leave")
-    middleware = SessionMiddleware(config.make_wsgi_app(), sqlite)
+    app = retried(leave)
+    middleware = SessionMiddleware(app, sqlite)
     key = middleware.store.create({"a": 1})
     reply = call(validated(middleware), cookie=f"{NAME}={key}", url="https://example.test")
 
@@ -755,13 +753,9 @@ def test_pyramid_retries_without_the_middleware_are_none_of_ours() -> None:
             raise RetryableException
         return Response("done")
 
-    with Configurator(settings={"retry.attempts": 3}) as config:
-        config.include("pyramid_retry")
-        config.include("sessionware.frameworks.pyramid")
-        config.add_route("work", "/")
-        config.add_view(work, route_name="work")
+    app = retried(work)
 
-    assert TestApp(config.make_wsgi_app()).get("/").text == "done"
+    assert TestApp(app).get("/").text == "done"
 
 
 def test_pyramid_without_retries_needs_no_package(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
