@@ -395,7 +395,7 @@ def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
     database: str, operation: Callable[[Session], None], rotated: bool, status: str
 ) -> None:
     """The cookie has to tell of a new expiry, but not with a key that is dead by then: the browser has a newer one."""
-    middleware = SessionMiddleware(lambda *_: [], database, purge_interval=None)
+    middleware = middleware_on(database)
     key = middleware.store.create({"a": 1})
     first, second = Visit(middleware, key), Visit(middleware, key)
     first.session.set_expiry(3600)
@@ -412,7 +412,7 @@ def test_an_expiry_stored_before_the_rotation_sends_no_cookie_after_it(
 
 def test_an_expiry_that_is_stored_fails_nobody_when_the_database_goes(sqlite: str) -> None:
     """All is stored, and the cookie tells of it: a browser that never heard of it would lose the session for sure."""
-    middleware = SessionMiddleware(lambda *_: [], sqlite, purge_interval=None)
+    middleware = middleware_on(sqlite)
     visit = Visit(middleware, middleware.store.create({"a": 1}))
     visit.session.set_expiry(3600)
     visit.session.save()
@@ -430,7 +430,7 @@ def test_an_expiry_that_is_stored_fails_nobody_when_the_database_goes(sqlite: st
 
 def test_an_expiry_that_another_request_has_changed_since_is_not_told(sqlite: str) -> None:
     """Who asked to be forgotten with the browser must not get a cookie of thirty days by an answer that is late."""
-    middleware = SessionMiddleware(lambda *_: [], sqlite, purge_interval=None)
+    middleware = middleware_on(sqlite)
     key = middleware.store.create({"a": 1})
     first, second = Visit(middleware, key), Visit(middleware, key)
     first.session.set_expiry(30 * 86400)
