@@ -343,9 +343,8 @@ def _text_of(tree: Any) -> str:
 
 
 def _untag_datetime(text: str) -> datetime:
-    moment, _, name = text.partition("[")
+    moment, zone = _parted(text)
     value = datetime.fromisoformat(moment)
-    zone = _zone(name.removesuffix("]")) if name else None
     if zone is None:
         return value
     offset = value.utcoffset()
@@ -357,18 +356,21 @@ def _untag_datetime(text: str) -> datetime:
 
 
 def _untag_time(text: str) -> time:
-    moment, _, name = text.partition("[")
+    moment, zone = _parted(text)
     value = time.fromisoformat(moment)
-    named = value.replace(tzinfo=_zone(name.removesuffix("]"))) if name else value
+    if zone is None:
+        return value
+    named = value.replace(tzinfo=zone)
     return named if named.utcoffset() == value.utcoffset() else value
 
 
-def _zone(name: str) -> ZoneInfo | None:
-    """Return a time zone; None if this host does not know it, as with older rules than the writer's, or none."""
+def _parted(text: str) -> tuple[str, ZoneInfo | None]:
+    """Return a moment and its zone; None if it names none, or one that this host does not know."""
+    moment, _, name = text.partition("[")
     try:
-        return ZoneInfo(name)
+        return moment, ZoneInfo(name.removesuffix("]")) if name else None
     except (ZoneInfoNotFoundError, OSError):  # some Pythons: the name is of a directory
-        return None
+        return moment, None
 
 
 _UNTAGS: dict[str, Callable[[Any], Any]] = {

@@ -3,7 +3,9 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -124,11 +126,7 @@ def test_threads_of_one_request_share_its_session(site: Site, monkeypatch: pytes
     object.__setattr__(site.middleware._settings, "read_cookie", meet)
 
     def page(session: Any) -> None:
-        threads = [threading.Thread(target=session.__setitem__, args=(f"k{i}", i)) for i in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(*(partial(session.__setitem__, f"k{i}", i) for i in range(2)))
 
     site.visit(page, key)
 
@@ -324,7 +322,7 @@ def test_writers_of_one_process_do_not_wait_in_a_row(sqlite: str) -> None:
     assert refused == [True] * 4
 
 
-def all_at_once(*works: Callable[[], Any]) -> None:
+def in_threads(*works: Callable[[], Any]) -> None:
     """Run each of *works* in a thread of its own, all from the same moment on; return when all have come to an end."""
     together = threading.Barrier(len(works), timeout=PATIENCE)
 
@@ -332,11 +330,8 @@ def all_at_once(*works: Callable[[], Any]) -> None:
         together.wait()
         work()
 
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    with ThreadPoolExecutor(len(works)) as pool:
+        list(pool.map(run, works))  # and raise what one of them has raised
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "stored"])
@@ -348,7 +343,7 @@ def test_threads_of_one_request_lose_no_increment(site: Site, known: bool) -> No
 
     def page(session: Session) -> None:
         session["seen"] = True
-        all_at_once(*[lambda: [session.atomic(increment) for _ in range(5)]] * 4)
+        in_threads(*[lambda: [session.atomic(increment) for _ in range(5)]] * 4)
 
     key = site.begin(n=0) if known else None
     key = site.visit(page, key).key or key
@@ -363,7 +358,7 @@ def test_threads_of_one_request_make_one_session_of_a_login(site: Site) -> None:
 
     def page(session: Session) -> None:
         session.login("ann")
-        all_at_once(session.save, session.save, session.save)
+        in_threads(session.save, session.save, session.save)
 
     site.visit(page)
 
